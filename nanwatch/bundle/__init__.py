@@ -1,0 +1,1 @@
+"""The incident folder on disk, `nanwatch.incident/1`."""

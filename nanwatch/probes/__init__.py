@@ -1,0 +1,1 @@
+"""In the step: hooks that look and never touch. No I/O, no locks, no logging."""

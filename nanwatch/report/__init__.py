@@ -1,0 +1,1 @@
+"""Bundle in, one HTML page out."""
