@@ -41,8 +41,13 @@ _TUPLES = {"models", "names", "numels", "blocks"}
 
 
 def encode(record: Record) -> bytes:
-    """The frame of a record, ready for one `os.write`."""
+    """The frame of a record, ready for one `os.write`.
+
+    Raises: ValueError for a record that is too large for a frame.
+    """
     payload = _encode_step(record) if isinstance(record, StepRecord) else _encode_json(record)
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise ValueError(f"a {type(record).__name__} of {len(payload)} bytes is over the limit of {MAX_PAYLOAD_BYTES}")
     return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
 
 
@@ -63,6 +68,29 @@ def decode(data: bytes | memoryview, offset: int) -> tuple[Record | None, int]:
     if zlib.crc32(payload) != crc:
         raise SpoolError(f"checksum mismatch at byte {offset}")
     return _decode_payload(payload), start + length
+
+
+def next_frame(data: bytes, offset: int) -> int | None:
+    """Where the first whole and readable frame at or after `offset` starts: how to go on behind a damaged one.
+
+    Cost:   one vectorised pass; a checksum only where length and kind are plausible.
+    """
+    count = len(data) - offset - _FRAME.size
+    if count <= 0:
+        return None
+    raw = np.frombuffer(data, np.uint8)[offset:]
+    lengths = sum(raw[i : i + count].astype(np.uint32) << np.uint32(8 * i) for i in range(4))
+    room = np.arange(count, 0, -1, dtype=np.uint32)
+    kinds = raw[_FRAME.size :][:count]
+    plausible = (lengths > 0) & (lengths <= room) & np.isin(kinds, [_KIND_STEP, *_TYPES])
+    for at in np.flatnonzero(plausible):
+        try:
+            record, _ = decode(data, offset + int(at))
+        except SpoolError:
+            continue
+        if record is not None:
+            return offset + int(at)
+    return None
 
 
 def _encode_step(r: StepRecord) -> bytes:

@@ -15,21 +15,22 @@ class SpoolWriter:
     """Appends records to `<folder>/000001.seg`, `000002.seg`, ... and starts a new segment every `segment_bytes`.
 
     A failing disk costs telemetry, never training: what cannot be written is counted in `dropped`, and `report` is
-    called once with the reason.
+    called once with the reason. A folder that has segments already is continued with the next number.
+
+    Raises: OSError, only here, when the folder cannot be made: the caller may choose another one.
     """
 
-    def __init__(
-        self, folder: str, report: Callable[[str], None], segment_bytes: int = SEGMENT_BYTES
-    ) -> None:
+    def __init__(self, folder: str, report: Callable[[str], None], segment_bytes: int = SEGMENT_BYTES) -> None:
         self.folder = folder
         self.sent = 0
         self.dropped = 0
         self._report = report
         self._segment_bytes = segment_bytes
-        self._segment = 0
         self._size = 0
         self._fd = -1
         os.makedirs(folder, mode=0o700, exist_ok=True)
+        names = (name.removesuffix(".seg") for name in os.listdir(folder) if name.endswith(".seg"))
+        self._segment = max((int(name) for name in names if name.isdigit()), default=0)
         self._roll()
 
     @property
@@ -41,9 +42,10 @@ class SpoolWriter:
         """Append one record; False if it was dropped."""
         try:
             frame = encode(record)
-            if self._size + len(frame) > self._segment_bytes and self._size > len(HEADER):
+            if self._size + len(frame) > self._segment_bytes and self._size > 0:
                 self._roll()
-            self._append(frame)
+            # The header goes with the first frame: a disk that is full in between must not leave frames without one.
+            self._append(frame if self._size else HEADER + frame)
         except (OSError, ValueError) as e:
             if not self.dropped:
                 self._report(f"spool: {e}; further records that cannot be written are counted as dropped")
@@ -76,4 +78,3 @@ class SpoolWriter:
         )
         self.close()
         self._fd, self._segment, self._size = fd, self._segment + 1, 0
-        self._append(HEADER)
