@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+from nanwatch.cli.root import app
 
 
 def main() -> None:
-    from nanwatch.cli import app
-
     app()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
