@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,8 +69,7 @@ def check_deliveries(deliveries: list[Delivery], script: Path, planted_line: int
         came = dict(Counter(one.type for one in deliveries)) or "nothing"
         return [*problems, f"expected one {CREATED}, the receiver got {came}"]
     (delivery,) = created.values()
-    text = json.dumps(delivery.body)
-    if script.name not in text or str(planted_line) not in text:
+    if not re.search(rf"{re.escape(script.name)}:{planted_line}\b", json.dumps(delivery.body)):
         problems.append(f"the webhook does not name {script.name}:{planted_line}")
     return problems
 

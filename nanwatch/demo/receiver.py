@@ -16,6 +16,7 @@ from typing import Any, Self
 
 TOLERANCE_S = 300
 MAX_BODY_BYTES = 256 * 1024
+_POLL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ class Receiver:
         self.secret = "whsec_" + base64.b64encode(self._key).decode()
         self.deliveries: list[Delivery] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._thread = threading.Thread(target=self._server.serve_forever, name="demo-receiver", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL_S,), name="demo-receiver", daemon=True
+        )
 
     @property
     def url(self) -> str:

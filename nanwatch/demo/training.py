@@ -31,13 +31,15 @@ def train(workspace: Workspace, variables: Mapping[str, str], say: Callable[[str
     watchdog = threading.Timer(TIMEOUT_S, process.kill)
     watchdog.start()
     try:
-        with process:
-            for line in process.stdout or ():
-                say(line.rstrip("\n"))
+        for line in process.stdout or ():
+            say(line.rstrip("\n"))
+        return process.wait()
     finally:
         watchdog.cancel()
         process.kill()
-    return process.wait()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:

@@ -111,7 +111,7 @@ def loaded_after(statement: str) -> set[str]:
     [
         "import nanwatch",
         "import nanwatch; nanwatch.Settings; nanwatch.NonFiniteError",
-        "import nanwatch.__main__, nanwatch.cli",
+        "import nanwatch.__main__",
     ],
 )
 def test_the_front_door_and_the_command_line_load_neither_torch_nor_mlflow(statement):
@@ -119,7 +119,7 @@ def test_the_front_door_and_the_command_line_load_neither_torch_nor_mlflow(state
 
 
 def test_help_loads_neither_torch_nor_mlflow():
-    code = "import sys; from nanwatch.cli import app\ntry:\n app(['--help'])\nexcept SystemExit: pass\n"
+    code = "import sys; from nanwatch.cli.root import app\ntry:\n app(['--help'])\nexcept SystemExit: pass\n"
     assert not loaded_after(code) & {"torch", "mlflow", "numpy", "pyarrow"}
 
 
