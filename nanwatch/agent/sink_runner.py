@@ -17,6 +17,8 @@ from nanwatch.sinks.sink import FinishedIncident, RunEnd, Sink
 log = logging.getLogger("nanwatch.agent")
 
 INTERVAL_S = 1.0
+INCOMPLETE_S = 0.5
+"""Between two final attempts that went well and left something for later."""
 FAULT_LIMIT = 5
 """After so many faults of the sink itself in a row (not of the other side), it is switched off."""
 
@@ -136,13 +138,23 @@ class SinkRunner:
         return any(isinstance(item, Alert | FinishedIncident) for item in items)
 
     def _ship(self, sink: Sink, *, final: bool) -> float | None:
-        """Ship once; None when it went well and is complete, else the seconds after which to try again."""
+        return self._attempt(sink, lambda: sink.ship(time.time(), final=final) or not final)
+
+    def _close(self, sink: Sink, end: RunEnd) -> float | None:
+        def close() -> bool:
+            sink.close(end)
+            return True
+
+        return self._attempt(sink, close)
+
+    def _attempt(self, sink: Sink, call: Callable[[], bool]) -> float | None:
+        """None when it went well and is complete, else the seconds after which to try again."""
         try:
-            complete = sink.ship(time.time(), final=final)
+            complete = call()
         except SinkError as e:
             return self._refused(e)
         except Exception as e:
-            self._fault(f"sink {self.name} failed while shipping")
+            self._fault(f"sink {self.name} failed")
             if self._faults >= FAULT_LIMIT:
                 self._disable(f"{type(e).__name__}: {e}")
             return self._backoff.delay_s(e)
@@ -151,7 +163,7 @@ class SinkRunner:
                 log.info("sink %s delivers again", self.name)
             self._backoff.reset()
             self._error, self._faults = None, 0
-            return None if complete or not final else 0.05
+            return None if complete else INCOMPLETE_S
         finally:
             self._refresh(sink)
 
@@ -166,22 +178,19 @@ class SinkRunner:
         return delay_s
 
     def _finish(self, sink: Sink) -> None:
-        deadline_s = self._deadline_s or 0.0
+        self._until_deadline(sink, lambda: self._ship(sink, final=True))
+        end = self._end
+        if end is not None:
+            self._until_deadline(sink, lambda: self._close(sink, end))
+
+    def _until_deadline(self, sink: Sink, attempt: Callable[[], float | None]) -> None:
+        """At least one attempt, and more until one is complete or the time is up."""
         while self._disabled is None:
-            delay_s = self._ship(sink, final=True)
-            left_s = deadline_s - time.monotonic()
-            if delay_s is None or delay_s >= left_s:
-                break
+            delay_s = attempt()
+            if delay_s is None or time.monotonic() + delay_s >= (self._deadline_s or 0.0):
+                return
             time.sleep(delay_s)
             self._take_in(sink)
-        if self._end is None or self._disabled is not None:
-            return
-        try:
-            sink.close(self._end)
-        except Exception as e:
-            log.warning("sink %s could not be closed: %s", self.name, e)
-            self._error = str(e)
-        self._refresh(sink)
 
     def _fault(self, message: str) -> None:
         self._faults += 1

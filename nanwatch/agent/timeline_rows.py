@@ -152,5 +152,6 @@ def _names(names: NamesRecord | None, tensors: int) -> tuple[list[str], NDArray[
 
 
 def _integers(values: NDArray[np.float64]) -> pa.Array:
-    missing = ~np.isfinite(values)
+    # A count beyond what int64 holds is no count, but a damaged one.
+    missing = ~(np.abs(values) < 2.0**62)
     return pa.array(np.where(missing, 0, values).astype(np.int64), mask=missing)
