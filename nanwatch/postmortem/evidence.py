@@ -1,0 +1,238 @@
+"""What a replay elsewhere needs, written into the incident's folder: batch, state, program, previews."""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from nanwatch.bundle.tree import Capture
+from nanwatch.bundle.writer import EvidenceWriter
+from nanwatch.postmortem.replay import Plan, leaves_of
+from nanwatch.probes.ambient import Rng
+from nanwatch.probes.flight_recorder import Call, Leaf, MappingToken, Ref
+from nanwatch.records import json_ready
+
+_CONTEXT_LINES = 6
+_PREVIEW_ROWS = 4
+_PREVIEW_VALUES = 4096
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """What may be written, as the user set it."""
+
+    capture_batch: Capture
+    capture_parameters: Capture
+    max_batch_mib: int
+    max_state_mib: int
+    redact: Callable[[str, torch.Tensor], torch.Tensor | None] | None
+
+
+def write_batch(writer: EvidenceWriter, made: Plan, parameters: Mapping[int, str], rows: Sequence[int], privacy: Privacy) -> None:
+    """`batch/`: what the entry modules got, and the tensors that the loss code read (targets, masks)."""
+    entries = [c for c in made.calls if c.module is not None]
+    outside = [c for c in made.calls if c.module is None and any(id(t) not in parameters for t in leaves_of(c))]
+    tree = {
+        "entries": [[readable(c.args, parameters), readable(c.kwargs, parameters)] for c in entries],
+        "outside": [[readable(c.args, parameters), readable(c.kwargs, parameters)] for c in outside],
+        "leaves": list(data_leaves(made, parameters).values()),
+    }
+    kept = writer.tensors(
+        "batch/tensors", tree, mode=privacy.capture_batch, rows=rows, batch_size=made.batch_size,
+        max_mib=privacy.max_batch_mib, redact=privacy.redact,
+    )  # fmt: skip
+    nodes = {key: node["items"] for key, node in kept.pop("tree")["items"]}
+    document = {
+        "schema": "nanwatch.batch/1",
+        **kept,
+        "batch_size": made.batch_size,
+        "sample_ids": None,
+        "entries": [
+            {"module": c.name, **_args_and_kwargs(node)} for c, node in zip(entries, nodes["entries"], strict=True)
+        ],
+        "outside": [
+            {"function": function_name(c), **_args_and_kwargs(node)}
+            for c, node in zip(outside, nodes["outside"], strict=True)
+        ],
+        "leaves": nodes["leaves"],
+    }
+    writer.json("batch/tree.json", document)
+
+
+def write_state(writer: EvidenceWriter, made: Plan, parameters: Mapping[str, torch.Tensor], privacy: Privacy) -> None:
+    """`state/`: generators and buffers as they were before the step, and the parameters."""
+    first = next((c.rng for c in made.calls if isinstance(c.rng, Rng)), None)
+    rng = {} if first is None else {"cpu": first.cpu, **{f"cuda:{i}": s for i, s in first.device.items()}}
+    buffers = {str(i): list(copies.saved) for i, s in enumerate(made.segments[-1:]) for copies in s.buffers}
+    tree = {
+        "schema": "nanwatch.state/1",
+        "rng": writer.tensors("state/rng", rng),
+        "python_rng": None if first is None or first.python is None else json_ready(list(first.python[1])),
+        "buffers": writer.tensors("state/buffers", buffers),
+        "parameters": writer.tensors(
+            "state/parameters", dict(parameters), mode=privacy.capture_parameters, max_mib=privacy.max_state_mib, hashes=True
+        ),
+    }
+    writer.json("state/tree.json", tree)
+
+
+def describe_program(made: Plan, parameters: Mapping[int, str]) -> dict[str, Any]:
+    """`program.json`: the calls in their order; tensors are numbers of leaves, of outputs, or names of parameters."""
+    leaves = {id(t): i for i, t in enumerate(data_leaves(made, parameters).values())}
+    return {
+        "schema": "nanwatch.program/1",
+        "entries": _unique(c.name for c in made.calls if c.module is not None),
+        "operations": [
+            {
+                "index": c.index,
+                "kind": "entry" if c.module is not None else "function",
+                "op": c.name if c.module is not None else function_name(c),
+                "training": c.training if c.module is not None else None,
+                "grad_enabled": c.ambient.grad_enabled,
+                "autocast": [[device, str(dtype).removeprefix("torch.")] for device, _, dtype in c.ambient.autocast],
+                "args": tokens(c.args, leaves, parameters),
+                "kwargs": tokens(c.kwargs, leaves, parameters),
+                "file": c.stack[0][0].co_filename if c.stack else None,
+                "line": c.stack[0][1] if c.stack else None,
+                "in_place": c.mutates,
+            }
+            for c in made.calls
+        ],
+        "roots": [[r.index, [str(p) for p in r.path]] for r in made.roots],
+        "changed_in_place": made.changed_in_place,
+    }
+
+
+def data_leaves(made: Plan, parameters: Mapping[int, str]) -> dict[int, torch.Tensor]:
+    """Every tensor that came from outside and is no parameter, once, in the order of its first use."""
+    return {id(t): t for c in made.calls for t in leaves_of(c) if id(t) not in parameters}
+
+
+def named_data(made: Plan, parameters: Mapping[int, str]) -> dict[str, torch.Tensor]:
+    """The same with the names that a reader knows them by: `args[0]`, `kwargs.labels`, `mse_loss.args[1]`."""
+    out: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for call in made.calls:
+        prefix = (f"{call.name}." if call.name else "") if call.module is not None else f"{function_name(call).split('.')[-1]}."
+        for name, leaf in _named_leaves({"args": call.args, "kwargs": call.kwargs}, ""):
+            if id(leaf.tensor) not in seen and id(leaf.tensor) not in parameters:
+                seen.add(id(leaf.tensor))
+                out[_free(out, prefix + name)] = leaf.tensor
+    return out
+
+
+def preview(file: str | None, line: int | None, rows: Sequence[int], data: Mapping[str, torch.Tensor], batch_size: int | None, privacy: Privacy) -> dict[str, Any]:
+    """`preview.json`: the source around the line, and the offending rows' values as JSON."""
+    return {"schema": "nanwatch.preview/1", "source": source_around(file, line), "rows": _row_values(rows, data, batch_size, privacy)}
+
+
+def source_around(file: str | None, line: int | None) -> dict[str, Any] | None:
+    """The lines around `line` of `file`, or None where the source is not to be had (a notebook that is gone)."""
+    if file is None or line is None:
+        return None
+    linecache.checkcache(file)
+    lines = linecache.getlines(file)
+    if not lines:
+        return None
+    first = max(1, line - _CONTEXT_LINES)
+    kept = [text.rstrip("\n") for text in lines[first - 1 : line + _CONTEXT_LINES]]
+    return {"file": file, "first_line": first, "lines": kept, "marked": line}
+
+
+def function_name(call: Call) -> str:
+    """Dotted name of a recorded function, e.g. `torch.nn.functional.cross_entropy`, `torch.Tensor.sum`."""
+    function = call.function
+    name = getattr(function, "__name__", type(function).__name__)
+    if name == "__get__":
+        name = getattr(getattr(function, "__self__", None), "__name__", name)
+    owner = getattr(function, "__objclass__", None)
+    module = getattr(function, "__module__", None) or "torch"
+    return f"torch.Tensor.{name}" if owner is not None else f"{module}.{name}"
+
+
+def readable(value: Any, parameters: Mapping[int, str]) -> Any:
+    """A recorded value with tensors in place of leaves, and words in place of outputs and parameters."""
+    if isinstance(value, Leaf):
+        name = parameters.get(id(value.tensor))
+        return value.tensor if name is None else f"<parameter {name}>"
+    if isinstance(value, Ref):
+        return f"<output of call {value.index}>"
+    return _mapped(value, lambda v: readable(v, parameters))
+
+
+def tokens(value: Any, leaves: Mapping[int, int], parameters: Mapping[int, str]) -> Any:
+    """A recorded value as JSON: `{"leaf": 3}`, `{"output": [12, [0]]}`, `{"parameter": "head.weight"}`, `{"value": ...}`."""
+    if isinstance(value, Leaf):
+        name = parameters.get(id(value.tensor))
+        return {"leaf": leaves[id(value.tensor)]} if name is None else {"parameter": name}
+    if isinstance(value, Ref):
+        return {"output": [value.index, [str(p) for p in value.path]]}
+    if isinstance(value, tuple | list):
+        return {"tuple" if isinstance(value, tuple) else "list": [tokens(v, leaves, parameters) for v in value]}
+    if isinstance(value, MappingToken):
+        value = value.items
+    if type(value) is dict:
+        return {"dict": {str(k): tokens(v, leaves, parameters) for k, v in value.items()}}
+    return {"value": json_ready(value)}
+
+
+def _mapped(value: Any, fn: Callable[[Any], Any]) -> Any:
+    if isinstance(value, MappingToken):
+        return {k: fn(v) for k, v in value.items.items()}
+    if type(value) is dict:
+        return {k: fn(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(fn(v) for v in value) if not hasattr(value, "_fields") else [fn(v) for v in value]
+    return value
+
+
+def _named_leaves(value: Any, path: str) -> Iterator[tuple[str, Leaf]]:
+    if isinstance(value, Leaf):
+        yield path, value
+    elif isinstance(value, MappingToken):
+        yield from _named_leaves(value.items, path)
+    elif type(value) is dict:
+        for k, v in value.items():
+            yield from _named_leaves(v, f"{path}.{k}" if path else str(k))
+    elif isinstance(value, tuple | list):
+        for i, v in enumerate(value):
+            yield from _named_leaves(v, f"{path}[{i}]")
+
+
+def _row_values(rows: Sequence[int], data: Mapping[str, torch.Tensor], batch_size: int | None, privacy: Privacy) -> list[dict[str, Any]]:
+    if privacy.capture_batch not in {"full", "rows"} or batch_size is None:
+        return []
+    out = []
+    for name, tensor in data.items():
+        shown = tensor if privacy.redact is None else privacy.redact(name, tensor)
+        if shown is None or shown.dim() == 0 or shown.shape[0] != batch_size or shown.layout != torch.strided:
+            continue
+        for row in list(rows)[:_PREVIEW_ROWS]:
+            flat = shown[row].detach().reshape(-1)
+            wide = flat[:_PREVIEW_VALUES].cpu()
+            values = wide.float().tolist() if wide.is_floating_point() else wide.tolist()
+            out.append({
+                "leaf": name, "row": row, "shape": list(shown.shape[1:]), "dtype": str(shown.dtype).removeprefix("torch."),
+                "values": json_ready(values), "truncated": flat.numel() > _PREVIEW_VALUES,
+            })  # fmt: skip
+    return out
+
+
+def _args_and_kwargs(node: dict[str, Any]) -> dict[str, Any]:
+    args, kwargs = node["items"]
+    return {"args": args, "kwargs": kwargs}
+
+
+def _unique(names: Iterator[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def _free(taken: Mapping[str, Any], name: str) -> str:
+    n, out = 2, name
+    while out in taken:
+        out, n = f"{name}#{n}", n + 1
+    return out

@@ -1,0 +1,317 @@
+"""The recorded step, run again, without a trace of it left behind.
+
+The recorded calls run in their order, each in its surroundings (autocast, gradient mode, random numbers, buffers), then
+the gradients are computed with `torch.autograd.grad`, which touches no `.grad` and fires no optimizer-in-backward.
+Afterwards generators, buffers, training flags, gradients and anomaly mode are as they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from nanwatch.postmortem.tensors import state_of
+from nanwatch.probes.ambient import Surroundings
+from nanwatch.probes.flight_recorder import (
+    Ambient,
+    Call,
+    FlightRecorder,
+    Leaf,
+    MappingToken,
+    Ref,
+    Segment,
+    follow,
+    version,
+)
+
+
+class ReplayError(Exception):
+    """The step cannot be run again; the text says why, for the report."""
+
+
+@dataclass
+class Plan:
+    """What to run: the calls that the roots depend on, and where the roots are in their outputs."""
+
+    calls: list[Call]
+    roots: list[Ref]
+    seeds: list[torch.Tensor | None]
+    segments: list[Segment]
+    changed_in_place: list[str] = field(default_factory=list)
+    """Names of what the step started from and was overwritten since."""
+
+    @property
+    def batch_size(self) -> int | None:
+        """The most common leading dimension of what the entry modules got."""
+        sizes = [t.shape[0] for c in self.calls if c.module is not None for t in leaves_of(c) if t.dim() > 0]
+        return max(set(sizes), key=sizes.count) if sizes else None
+
+
+@dataclass
+class Outcome:
+    """What a run gave."""
+
+    roots: list[torch.Tensor]
+    gradients: list[torch.Tensor | None]
+    loss: float
+
+
+def plan(recorder: FlightRecorder, roots: tuple[torch.Tensor, ...], seeds: tuple[torch.Tensor | None, ...]) -> Plan:
+    """The smallest part of the recorded program that gives the roots.
+
+    Raises: ReplayError where the program is not known: attached in the middle of a step, or loss code not recorded.
+    """
+    if recorder.overflowed:
+        raise ReplayError("the program between model and backward is too long to be recorded")
+    by_index = {c.index: c for c in recorder.calls()}
+    refs = []
+    for root in roots:
+        found = recorder.find(root)
+        if found is None or found[0] not in by_index:
+            raise ReplayError("the loss was made by code that was not recorded (attached in the middle of the step, or"
+                              " computed by a compiled or foreign function)")  # fmt: skip
+        refs.append(Ref(*found))
+    current = recorder.current.number
+    needed = {r.index for r in refs}
+    for call in sorted(by_index.values(), key=lambda c: -c.index):
+        # Every entry call of this segment runs, needed or not: it moves buffers on, as it did the first time.
+        if call.index in needed or (call.segment == current and call.module is not None):
+            needed.add(call.index)
+            needed.update(r.index for r in _refs(call) if r.index in by_index)
+        elif call.mutates and _mutates_one_of(call, needed):
+            needed.add(call.index)
+            needed.update(r.index for r in _refs(call) if r.index in by_index)
+    calls = [c for c in recorder.calls() if c.index in needed]
+    full_seeds = [*seeds, *([None] * (len(refs) - len(seeds)))]
+    made = Plan(calls, refs, list(full_seeds), [s for s in recorder.segments() if s.calls])
+    made.changed_in_place = [_label(c) for c in calls for leaf in _leaves(c) if version(leaf.tensor) != leaf.version]
+    return made
+
+
+def run(
+    made: Plan,
+    parameters: list[nn.Parameter],
+    *,
+    modules: Mapping[str, nn.Module] | None = None,
+    tracer: Any = None,
+    backward: bool = True,
+) -> Outcome:
+    """Run the plan. With a tracer (see tracer.py) every operation is recorded; `modules` then gives the names."""
+    with _everything_restored(made), _named(modules or {}, tracer):
+        return run_under_tracer(made, parameters, tracer, backward=backward)
+
+
+def run_under_tracer(made: Plan, parameters: list[nn.Parameter], tracer: Any, *, backward: bool) -> Outcome:
+    """The frames below this one belong to the program, those above to the post-mortem: tracer.BOUNDARY."""
+    environment: dict[int, Any] = {}
+    with tracer or contextlib.nullcontext():
+        for call in made.calls:
+            if tracer is not None:
+                tracer.base = call.stack
+            environment[call.index] = _run_call(call, environment)
+        roots = [follow(environment[r.index], r.path) for r in made.roots]
+        gradients: list[torch.Tensor | None] = []
+        if backward:
+            if tracer is not None:
+                tracer.base = ()
+            gradients = _gradients(roots, made.seeds, parameters)
+    with torch.no_grad():
+        loss = sum(float(r.detach().double().sum()) for r in roots)
+    return Outcome([r.detach() for r in roots], gradients, loss)
+
+
+def leaves_of(call: Call) -> list[torch.Tensor]:
+    """The tensors that a call got from outside of the recorded program."""
+    return [leaf.tensor for leaf in _leaves(call)]
+
+
+def changed(made: Plan, outcome: Outcome, bad_names: tuple[str, ...], names: tuple[str, ...], loss: float) -> str | None:
+    """Why the run does not count as the same as the step that was seen; None when it does."""
+    if bad_names:
+        replayed = {n for n, g in zip(names, outcome.gradients, strict=True) if g is not None and state_of(g) != "finite"}
+        return None if replayed & set(bad_names) else "the gradients that were bad are finite in the replay"
+    replayed_finite = all(state_of(r) == "finite" for r in outcome.roots)
+    return "the loss is finite in the replay" if replayed_finite else None
+
+
+def same_bits(a: float, b: float) -> bool:
+    return a == b or (a != a and b != b)
+
+
+# --- one call ---
+
+
+def _run_call(call: Call, environment: dict[int, Any]) -> Any:
+    args = resolve(call.args, environment)
+    kwargs = resolve(call.kwargs, environment)
+    with _ambient(call.ambient):
+        if call.rng is not None:
+            call.rng.restore()
+        if call.module is not None:
+            was = call.module.training
+            call.module.training = call.training
+            try:
+                return call.module(*args, **kwargs)
+            finally:
+                call.module.training = was
+        assert call.function is not None
+        result = call.function(*args, **kwargs)
+        return args[0] if call.mutates else result
+
+
+def resolve(value: Any, environment: Mapping[int, Any]) -> Any:
+    """The recorded value with Refs and Leaves turned back into tensors."""
+    if isinstance(value, Leaf):
+        return _usable(value.tensor)
+    if isinstance(value, Ref):
+        if value.index in environment:
+            return follow(environment[value.index], value.path)
+        if value.held is None:
+            raise ReplayError("a tensor from an earlier step is no longer known")
+        return _usable(value.held)
+    if isinstance(value, MappingToken):
+        return value.rebuild({k: resolve(v, environment) for k, v in value.items.items()})
+    if isinstance(value, tuple):
+        items = [resolve(v, environment) for v in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return [resolve(v, environment) for v in value]
+    if type(value) is dict:
+        return {k: resolve(v, environment) for k, v in value.items()}
+    return value
+
+
+def _usable(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the training program for use in a second graph: its own graph is spent."""
+    if tensor.grad_fn is None:
+        return tensor
+    return tensor.detach().requires_grad_(tensor.requires_grad)
+
+
+def _gradients(
+    roots: list[torch.Tensor], seeds: list[torch.Tensor | None], parameters: list[nn.Parameter]
+) -> list[torch.Tensor | None]:
+    try:
+        return list(torch.autograd.grad(roots, parameters, grad_outputs=seeds, allow_unused=True, retain_graph=True))
+    except RuntimeError as e:
+        if "checkpoint" not in str(e).lower():
+            raise
+    # Reentrant checkpointing refuses autograd.grad: use backward, with every .grad and hook put aside.
+    kept = [(p, p.grad, p._post_accumulate_grad_hooks) for p in parameters]
+    try:
+        for p in parameters:
+            p.grad, p._post_accumulate_grad_hooks = None, None
+        torch.autograd.backward(roots, seeds)
+        return [p.grad for p in parameters]
+    finally:
+        for p, gradient, hooks in kept:
+            p.grad, p._post_accumulate_grad_hooks = gradient, hooks
+
+
+# --- leaving no trace ---
+
+
+@contextlib.contextmanager
+def _everything_restored(made: Plan) -> Iterator[None]:
+    rng = Surroundings().rng(everything=True)
+    modules = [m for c in made.calls if c.module is not None for m in c.module.modules()]
+    buffers = [b for m in modules for b in m.buffers(recurse=False)]
+    kept = [b.detach().clone() for b in buffers]
+    anomaly = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    torch.set_anomaly_enabled(False)
+    try:
+        with torch.no_grad():
+            for copies in (made.segments[-1].buffers if made.segments else ()):
+                for buffer, saved in zip(copies.buffers, copies.saved, strict=True):
+                    buffer.copy_(saved)
+        yield
+    finally:
+        torch.set_anomaly_enabled(*anomaly)
+        with torch.no_grad():
+            for buffer, saved in zip(buffers, kept, strict=True):
+                buffer.copy_(saved)
+        rng.restore()
+
+
+@contextlib.contextmanager
+def _ambient(ambient: Ambient) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        on = {device: dtype for device, _, dtype in ambient.autocast}
+        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+            stack.enter_context(
+                torch.autocast(device, dtype=on.get(device), enabled=device in on, cache_enabled=False)
+            )
+        stack.enter_context(torch.set_grad_enabled(ambient.grad_enabled))
+        yield
+
+
+@contextlib.contextmanager
+def _named(modules: Mapping[str, nn.Module], tracer: Any) -> Iterator[None]:
+    """Tell the tracer which module is running; hooks are there during the replay only."""
+    if tracer is None:
+        yield
+        return
+    names: dict[int, tuple[str, nn.Module]] = {}
+    for name, module in modules.items():
+        names[id(module)] = (name, module)
+
+    def enter(name: str) -> Callable[..., None]:
+        def pre(module: nn.Module, args: Any) -> None:
+            tracer.modules.append(name)
+
+        return pre
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        if tracer.modules:
+            tracer.modules.pop()
+
+    handles = []
+    for name, module in names.values():
+        handles.append(module.register_forward_pre_hook(enter(name), prepend=True))
+        handles.append(module.register_forward_hook(leave, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+# --- reading a recorded call ---
+
+
+def _walk(value: Any) -> Iterator[Leaf | Ref]:
+    if isinstance(value, Leaf | Ref):
+        yield value
+    elif isinstance(value, MappingToken):
+        yield from _walk(value.items)
+    elif isinstance(value, list | tuple):
+        for v in value:
+            yield from _walk(v)
+    elif type(value) is dict:
+        for v in value.values():
+            yield from _walk(v)
+
+
+def _refs(call: Call) -> list[Ref]:
+    return [t for t in _walk((call.args, call.kwargs)) if isinstance(t, Ref)]
+
+
+def _leaves(call: Call) -> list[Leaf]:
+    return [t for t in _walk((call.args, call.kwargs)) if isinstance(t, Leaf)]
+
+
+def _mutates_one_of(call: Call, needed: set[int]) -> bool:
+    """Whether an in-place call wrote into a tensor that a needed call made (through a view, say)."""
+    first = call.args[0] if call.args else None
+    return isinstance(first, Ref) and first.index in needed
+
+
+def _label(call: Call) -> str:
+    return f"input of {call.name or type(call.module).__name__}" if call.module is not None else (
+        f"input of {getattr(call.function, '__name__', 'a function')}"
+    )

@@ -1,0 +1,65 @@
+"""Looking at one tensor: is it finite, what is its range, which rows of the batch are bad."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from nanwatch.probes.statistics import plain
+from nanwatch.records import TensorSummary
+
+State = Literal["finite", "inf", "nan"]
+
+
+def state_of(tensor: torch.Tensor) -> State:
+    """nan if any element is NaN, else inf if any is infinite, else finite (also for what has no such values)."""
+    value = _values(tensor)
+    if value is None or bool(torch.isfinite(value).all()):
+        return "finite"
+    return "nan" if bool(torch.isnan(value).any()) else "inf"
+
+
+def summarize(name: str, tensor: torch.Tensor) -> TensorSummary:
+    """Shape, type and the range of the finite elements."""
+    shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+    value = _values(tensor)
+    if value is None:
+        if tensor.is_meta or tensor.numel() == 0 or tensor.layout != torch.strided or tensor.dtype == torch.bool:
+            return TensorSummary(name, shape, dtype, None, None, 0)
+        low, high = torch.aminmax(tensor.detach())
+        return TensorSummary(name, shape, dtype, float(low), float(high), 0)
+    finite = torch.isfinite(value)
+    bad = int(value.numel() - finite.sum())
+    kept = value[finite] if bad else value
+    if kept.numel() == 0:
+        return TensorSummary(name, shape, dtype, None, None, bad)
+    low, high = torch.aminmax(kept)
+    return TensorSummary(name, shape, dtype, float(low), float(high), bad)
+
+
+def bad_rows(tensor: torch.Tensor, batch_size: int | None) -> tuple[int, ...]:
+    """Rows of the batch with a non-finite element, where the first dimension is the batch or whole multiples of it.
+
+    Empty when the tensor has no such dimension, and when every row is bad (then rows tell nothing).
+    """
+    value = _values(tensor)
+    if value is None or not batch_size or value.dim() == 0 or value.shape[0] % batch_size or not value.shape[0]:
+        return ()
+    per_row = ~torch.isfinite(value.reshape(batch_size, -1))
+    rows = per_row.any(1).nonzero().flatten().tolist()
+    return tuple(rows) if len(rows) < batch_size or batch_size == 1 else ()
+
+
+def is_mask(tensor: torch.Tensor) -> bool:
+    """Whether infinities in it are written on purpose: an additive mask holds nothing but zeros and -inf."""
+    value = _values(tensor)
+    return value is not None and bool(((value == 0) | (value == float("-inf"))).all())
+
+
+def _values(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The floating-point values to look at, or None where there is nothing to look at."""
+    if tensor.is_meta or not (tensor.is_floating_point() or tensor.is_complex()) or tensor.is_quantized:
+        return None
+    value = plain(tensor)
+    return value if value.numel() else None

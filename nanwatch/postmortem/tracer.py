@@ -1,0 +1,265 @@
+"""Every operation of a replay, forward and backward, with what went in, what came out and who made it.
+
+One TorchDispatchMode. A tensor's maker is found by its storage, so that views and in-place writes keep their history. A
+backward operation is tied to the forward operation whose gradient it computes by autograd's sequence numbers, without
+anomaly mode: the node that a forward operation created has the number that the counter had just then.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from nanwatch.postmortem.tensors import State, bad_rows, state_of, summarize
+from nanwatch.probes.flight_recorder import Stack
+from nanwatch.probes.outside import is_user_code
+from nanwatch.records import TensorSummary
+
+_UNWRITTEN = {"aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty", "aten::new_empty_strided",
+              "aten::empty_permuted", "aten::resize_"}  # fmt: skip
+_OVERWRITES = {"aten::copy_", "aten::fill_", "aten::zero_", "aten::uniform_", "aten::normal_", "aten::bernoulli_",
+               "aten::random_", "aten::exponential_", "aten::geometric_", "aten::cauchy_", "aten::log_normal_",
+               "aten::set_"}  # fmt: skip
+_MAX_FRAMES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where an input came from: an earlier event, or a tensor that was there before the replay."""
+
+    event: int | None
+    leaf: torch.Tensor | None
+    state: State
+
+
+@dataclass(slots=True)
+class Event:
+    """One operation."""
+
+    index: int
+    op: str
+    module: str | None
+    stack: Stack
+    backward: bool
+    forward_of: Event | None
+    """In backward: the forward operation whose gradient this is."""
+    own_code: bool
+    """In backward: run by the user's own autograd.Function."""
+    sources: tuple[Source, ...]
+    value: State
+    absmax: float
+    unwritten: bool = False
+    nonfinite_scalar: bool = False
+    inputs: tuple[TensorSummary, ...] = ()
+    output: TensorSummary | None = None
+    rows: tuple[int, ...] = ()
+    zero_gradient: bool = False
+    """In backward: where the result is bad, the incoming gradient is zero (a branch that was not taken)."""
+    empty_input: bool = False
+    half: bool = False
+
+    @property
+    def located(self) -> Event:
+        """The forward operation that people know: this one, or the one whose gradient it computes."""
+        at = self
+        while at.forward_of is not None and not at.own_code:
+            at = at.forward_of
+        return at
+
+
+class Tracer(TorchDispatchMode):
+    """Records events while it is on. `boundary` is the code whose caller's frames are no longer the replay's."""
+
+    def __init__(self, batch_size: int | None) -> None:
+        super().__init__()
+        self.events: list[Event] = []
+        self.base: Stack = ()
+        """Stack of the recorded call that is being replayed, in the training program."""
+        self.modules: list[str] = []
+        self._batch_size = batch_size
+        self._makers: dict[int, int] = {}
+        self._alive: dict[int, StorageWeakRef] = {}
+        self._by_sequence: dict[int, Event] = {}
+        self._last_sequence = torch.autograd._get_sequence_nr() - 1
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if any(t.__name__ == "DTensor" for t in types):
+            return NotImplemented
+        op = func._schema.name
+        inputs = list(_named_tensors(func, args, kwargs))
+        written = _written(func, args, kwargs)
+        sources = tuple(
+            Source(self._maker(t), None if self._maker(t) is not None else t, state_of(t))
+            for _, t in inputs
+            if not (op in _OVERWRITES and t is written)
+        )
+        bad_in = any(s.state != "finite" for s in sources)
+        before = tuple(summarize(n, t) for n, t in inputs) if written is not None and not _cheap(op) else None
+        result = func(*args, **kwargs)
+        outputs = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
+        if written is not None and not any(o is written for o in outputs):
+            outputs.append(written)
+        self._record(op, func, args, kwargs, inputs, sources, before, outputs, bad_in=bad_in)
+        return result
+
+    def maker_of(self, tensor: torch.Tensor) -> Event | None:
+        """The last operation that wrote into the tensor's storage."""
+        index = self._maker(tensor)
+        return None if index is None else self.events[index]
+
+    def _record(
+        self,
+        op: str,
+        func: Any,
+        args: Any,
+        kwargs: Any,
+        inputs: list[tuple[str, torch.Tensor]],
+        sources: tuple[Source, ...],
+        before: tuple[TensorSummary, ...] | None,
+        outputs: list[torch.Tensor],
+        *,
+        bad_in: bool,
+    ) -> None:
+        states = [state_of(o) for o in outputs]
+        value: State = "nan" if "nan" in states else "inf" if "inf" in states else "finite"
+        backward, forward_of, own = self._place()
+        event = Event(
+            index=len(self.events),
+            op=op,
+            module=self._module(backward, forward_of),
+            stack=own or (forward_of.located.stack if forward_of is not None else self._stack()),
+            backward=backward,
+            forward_of=forward_of,
+            own_code=bool(own),
+            sources=sources,
+            value=value,
+            absmax=_absmax(outputs),
+            unwritten=op in _UNWRITTEN,
+            half=any(o.dtype in (torch.float16, torch.bfloat16) for o in outputs),
+        )
+        if value != "finite":
+            worst = outputs[states.index(value)]
+            event.inputs = before or tuple(summarize(n, t) for n, t in inputs)
+            event.output = summarize("output", worst)
+            event.rows = bad_rows(worst, self._batch_size)
+            event.nonfinite_scalar = _has_nonfinite_scalar(args, kwargs)
+            event.empty_input = any(t.numel() == 0 for _, t in inputs)
+            if backward and not bad_in:
+                event.zero_gradient = _gradient_is_zero(inputs, worst)
+        self.events.append(event)
+        for o in outputs:
+            self._remember(o, event.index)
+        sequence = torch.autograd._get_sequence_nr() - 1
+        if sequence > self._last_sequence:
+            self._last_sequence = sequence
+            self._by_sequence[sequence] = event
+
+    def _place(self) -> tuple[bool, Event | None, Stack]:
+        """Whether this is a backward operation, of which forward operation, and the user's own backward code."""
+        if self.modules or torch._C._current_graph_task_id() == -1:
+            return False, None, ()
+        node = torch._C._current_autograd_node()
+        if node is None:
+            return True, None, ()
+        return True, self._by_sequence.get(node._sequence_nr()), self._stack(own=True)
+
+    def _module(self, backward: bool, forward_of: Event | None) -> str | None:
+        if backward:
+            return forward_of.module if forward_of is not None else None
+        return self.modules[-1] if self.modules else None
+
+    def _stack(self, *, own: bool = False) -> Stack:
+        """User frames from here up to the replay, then those of the recorded call (unless only `own` ones count)."""
+        out = []
+        frame = sys._getframe(2)
+        while frame is not None and len(out) < _MAX_FRAMES:
+            code = frame.f_code
+            if code.co_name == BOUNDARY and code.co_filename == _REPLAY_FILE:
+                break
+            if is_user_code(code.co_filename):
+                out.append((code, frame.f_lineno))
+            frame = frame.f_back  # type: ignore[assignment]
+        return tuple(out) if own else (*out, *self.base)
+
+    def _maker(self, tensor: torch.Tensor) -> int | None:
+        key = storage_key(tensor)
+        return None if key is None else self._makers.get(key)
+
+    def _remember(self, tensor: torch.Tensor, index: int) -> None:
+        key = storage_key(tensor)
+        if key is None:
+            return
+        self._makers[key] = index
+        if key not in self._alive:
+            # Holding a weak reference keeps the address from being given to another storage.
+            self._alive[key] = StorageWeakRef(tensor.untyped_storage())
+
+
+BOUNDARY = "run_under_tracer"
+_REPLAY_FILE = __file__.rsplit("/", 1)[0] + "/replay.py"
+
+
+def storage_key(tensor: torch.Tensor) -> int | None:
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # sparse tensors have none: follow their values
+        values = getattr(tensor, "_values", None)
+        return None if values is None else int(tensor._values().untyped_storage()._cdata)
+
+
+def _named_tensors(func: Any, args: Any, kwargs: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensor arguments with the names of the operation's schema; those in lists get a number."""
+    schema = func._schema.arguments
+    pairs = [(schema[i].name if i < len(schema) else f"arg{i}", a) for i, a in enumerate(args)] + list(kwargs.items())
+    for name, value in pairs:
+        if isinstance(value, torch.Tensor):
+            yield name, value
+        elif isinstance(value, list | tuple):
+            for i, v in enumerate(value):
+                if isinstance(v, torch.Tensor):
+                    yield f"{name}[{i}]", v
+
+
+def _written(func: Any, args: Any, kwargs: Any) -> torch.Tensor | None:
+    """The tensor that the operation writes into, if it does."""
+    for i, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = kwargs.get(argument.name) if i >= len(args) else args[i]
+            if isinstance(value, list | tuple):
+                value = value[0] if value else None
+            return value if isinstance(value, torch.Tensor) else None
+    return None
+
+
+def _cheap(op: str) -> bool:
+    return op in _OVERWRITES or op in _UNWRITTEN
+
+
+def _absmax(outputs: list[torch.Tensor]) -> float:
+    best = 0.0
+    for o in outputs:
+        s = summarize("", o)
+        for v in (s.min, s.max):
+            if v is not None:
+                best = max(best, abs(v))
+    return best
+
+
+def _has_nonfinite_scalar(args: Any, kwargs: Any) -> bool:
+    leaves = tree_leaves((args, kwargs))
+    return any(isinstance(a, float) and not math.isfinite(a) for a in leaves)
+
+
+def _gradient_is_zero(inputs: list[tuple[str, torch.Tensor]], output: torch.Tensor) -> bool:
+    """Whether some input of the output's shape is zero wherever the output is bad."""
+    bad = ~torch.isfinite(output)
+    return any(t.shape == output.shape and bool((t[bad] == 0).all()) for _, t in inputs if t.is_floating_point())

@@ -1,0 +1,147 @@
+"""All probes of a process, put together: what attach switches on and detach switches off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from torch.optim.optimizer import Optimizer
+
+from nanwatch.probes.ambient import Surroundings
+from nanwatch.probes.backward import BackwardProbe
+from nanwatch.probes.entry import EntryProbe
+from nanwatch.probes.flight_recorder import FlightRecorder
+from nanwatch.probes.gradient_hooks import GradientHooks
+from nanwatch.probes.optimizer import OptimizerProbe
+from nanwatch.probes.outside import OutsideRecorder
+from nanwatch.probes.scaling import ScalingProbe
+from nanwatch.probes.tripwire import Trip, Tripwire
+from nanwatch.probes.watched import WatchedModels
+from nanwatch.records import Policy, Record
+from nanwatch.shield import Shield
+
+
+class Probes:
+    """One set for the process, however many models are attached; a probe without models is switched off."""
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        rank: int,
+        start_step: int,
+        emit: Callable[[Record], None],
+        on_trip: Callable[[Trip], None],
+        is_overflow_real: Callable[[Trip], bool],
+        on_fold: Callable[[int, int, bool], None],
+        report: Callable[[str, BaseException], None],
+        strict: bool,
+    ) -> None:
+        self.watched = WatchedModels()
+        self.recorder = FlightRecorder()
+        self.surroundings = Surroundings()
+        self.shields: list[Shield] = []
+        self._report = report
+        self._strict = strict
+        self._entries: dict[str, EntryProbe] = {}
+        self._installed = False
+        self._relearned = False
+        self.outside = OutsideRecorder(
+            self.recorder, self.surroundings, self._shield("outside").contain, self._learn, lambda: self.watched.ids
+        )
+        self.scaling = ScalingProbe(self._scaler_skipped, self._shield("scaling"))
+        self.gradient_hooks = GradientHooks(self._shield("gradient hooks"))
+        self.tripwire = Tripwire(
+            self.watched, self.recorder, self.scaling, self.gradient_hooks, policy=policy, rank=rank,
+            start_step=start_step, emit=emit, on_trip=on_trip, is_overflow_real=is_overflow_real, on_fold=on_fold,
+            on_unrecorded=self._learn,
+        )  # fmt: skip
+        self.backward = BackwardProbe(self.tripwire, self.outside, lambda: self.watched.ids, self._shield("backward"))
+        self.optimizer = OptimizerProbe(_StepsSeen(self), lambda: self.watched.ids, self._shield("optimizer"))
+        self.tripwire.optimizer = self.optimizer
+
+    def add(self, name: str, model: nn.Module) -> None:
+        """Put the probes on a model."""
+        self.watched.add(name, model)
+        entry = EntryProbe(name, model, self.recorder, self.outside, self.surroundings, self._shield(f"entry {name}"))
+        self._entries[name] = entry
+        entry.install()
+        if not self._installed:
+            for probe in (self.backward, self.optimizer, self.scaling):
+                probe.install()
+            self._installed = True
+
+    def remove(self, name: str) -> None:
+        """Take them off; with the last model everything that was patched is given back."""
+        self._entries.pop(name).remove()
+        self.watched.remove(name)
+        if self._entries or not self._installed:
+            return
+        self.outside.disarm()
+        self.gradient_hooks.remove()
+        for probe in (self.scaling, self.optimizer, self.backward):
+            probe.remove()
+        self.recorder.discard()
+        self._installed = False
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._entries)
+
+    def add_optimizer(self, optimizer: Optimizer) -> None:
+        self.optimizer.add(optimizer)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is observed inside: used while the step is replayed."""
+        parts = [self.backward, self.optimizer, self.scaling, self.gradient_hooks, *self._entries.values()]
+        self.outside.disarm()
+        before = [p.paused for p in parts]
+        for p in parts:
+            p.paused = True
+        try:
+            yield
+        finally:
+            for p, was in zip(parts, before, strict=True):
+                p.paused = was
+
+    def switch_off(self) -> None:
+        """Observe nothing any more, without touching what is installed: for a forked child."""
+        self.outside.disarm()
+        for p in [self.backward, self.optimizer, self.scaling, self.gradient_hooks, *self._entries.values()]:
+            p.paused = True
+
+    def step_done(self, completed: int) -> None:
+        for entry in self._entries.values():
+            entry.step_done(completed)
+
+    def _learn(self) -> None:
+        """The training calls a part of the model that carries no hooks (any more): look for it again, once."""
+        if self._relearned:
+            return
+        self._relearned = True
+        for entry in self._entries.values():
+            entry.learn(again=True)
+
+    def _scaler_skipped(self) -> None:
+        self.tripwire.scaler_skipped()
+
+    def _shield(self, name: str) -> Shield:
+        shield = Shield(name, self._report, strict=self._strict)
+        self.shields.append(shield)
+        return shield
+
+
+class _StepsSeen:
+    """Optimizer events for the tripwire, then for the probes that learn from them."""
+
+    def __init__(self, probes: Probes) -> None:
+        self._probes = probes
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        self._probes.tripwire.before_step(optimizer)
+
+    def after_step(self, optimizer: Optimizer, *, completed: int, advanced: bool) -> None:
+        self._probes.tripwire.after_step(optimizer, completed=completed, advanced=advanced)
+        self._probes.step_done(completed)

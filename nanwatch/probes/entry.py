@@ -1,0 +1,172 @@
+"""The entry modules' forward: what they were called with and what surrounded the call.
+
+An entry module is one that the training program calls itself: the root as a rule, but also the parts of a container
+that is never called (a GAN's two halves, a LightningModule). Every module carries our hooks until the first steps have
+shown which are called at depth 0; after that only those do. A root that is called ends the search for its model at
+once, before torch.compile gets to see hooks below it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from nanwatch.probes.ambient import Surroundings, mentions_python_rng
+from nanwatch.probes.flight_recorder import BufferCopies, Call, FlightRecorder
+from nanwatch.probes.outside import OutsideRecorder, user_stack
+from nanwatch.probes.watched import clean
+from nanwatch.shield import Shield
+
+LEARNING_STEPS = 2
+
+
+class EntryProbe:
+    """Owns the forward hooks of one model."""
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        recorder: FlightRecorder,
+        outside: OutsideRecorder,
+        surroundings: Surroundings,
+        shield: Shield,
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.depth = 0
+        self.paused = False
+        self._recorder = recorder
+        self._outside = outside
+        self._surroundings = surroundings
+        self._shield = shield
+        self._handles: dict[int, list[RemovableHandle]] = {}
+        self._names: dict[int, str] = {}
+        self._entries: set[int] = set()
+        self._learning_until = -1
+        self._root_ends_search = True
+        self._buffers: dict[int, BufferCopies] = {}
+        self._pending: Call | None = None
+        self._rearm = False
+
+    # --- which modules ---
+
+    def install(self) -> None:
+        """Hook every module to learn which ones are called; modules inside a compiled one are left alone."""
+        self.learn()
+
+    def learn(self, *, again: bool = False) -> None:
+        """Look for entry modules in this step and the next; `again` when the first look has missed some."""
+        self._learning_until = self._recorder.step + LEARNING_STEPS
+        self._root_ends_search = not again
+        for fqn, module in _outside_of_compiled(self.model):
+            self._names[id(module)] = clean(f"{self.name}.{fqn}" if self.name and fqn else self.name or fqn)
+            self._hook(module)
+        self._surroundings.python_rng |= any(mentions_python_rng(m) for m in self.model.modules())
+
+    @property
+    def learning(self) -> bool:
+        return self._learning_until >= 0
+
+    def step_done(self, step: int) -> None:
+        """An optimizer step is complete; after the first ones the hooks that never fired at depth 0 go."""
+        self.depth = 0
+        if self.learning and step >= self._learning_until and self._entries:
+            self._keep(self._entries)
+
+    def remove(self) -> None:
+        """Take every hook off: the model is as before."""
+        for handles in self._handles.values():
+            for handle in handles:
+                handle.remove()
+        self._handles.clear()
+
+    def _keep(self, entries: set[int]) -> None:
+        self._learning_until = -1
+        for key in [k for k in self._handles if k not in entries]:
+            for handle in self._handles.pop(key):
+                handle.remove()
+
+    def _hook(self, module: nn.Module) -> None:
+        if id(module) in self._handles:
+            return
+        before = torch._disable_dynamo(self._shield.wrap(self._before))
+        after = torch._disable_dynamo(self._shield.wrap(self._after))
+        self._handles[id(module)] = [
+            module.register_forward_pre_hook(before, with_kwargs=True),
+            module.register_forward_hook(after, with_kwargs=True),
+        ]
+
+    # --- in the step ---
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.paused:
+            return
+        self.depth += 1
+        if self.depth > 1:
+            return
+        self._pending = None
+        self._entries.add(id(module))
+        if self.learning and self._root_ends_search and module is self.model:
+            self._keep({id(module)})
+        self._rearm = self._outside.armed
+        self._outside.disarm()
+        if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1:
+            return
+        self._recorder.begin_entry()
+        self._save_buffers(module)
+        # Taken down before the forward runs: it may change its arguments in place.
+        self._pending = Call(
+            index=self._recorder.new_index(),
+            segment=self._recorder.current.number,
+            function=None,
+            args=self._recorder.describe(args),
+            kwargs=self._recorder.describe(kwargs),
+            ambient=self._surroundings.ambient(),
+            stack=user_stack(sys._getframe(2)),
+            module=module,
+            name=self._names[id(module)],
+            training=module.training,
+            rng=self._surroundings.rng(),
+        )
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if self.paused or not self.depth:
+            return
+        self.depth -= 1
+        if self.depth:
+            return
+        call, self._pending = self._pending, None
+        if call is not None and self._recorder.add(call):
+            self._recorder.made(call, output)
+            self._rearm = True
+        if self._rearm:
+            self._outside.arm()
+
+    def _save_buffers(self, module: nn.Module) -> None:
+        copies = self._buffers.get(id(module))
+        if copies is None:
+            copies = self._buffers[id(module)] = BufferCopies(module)
+        segment = self._recorder.current
+        # A second forward of the same segment must not overwrite what the first one started from.
+        if not any(kept is copies for kept in segment.buffers):
+            copies.save()
+            segment.buffers.append(copies)
+
+
+def _outside_of_compiled(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Modules by name, without those below an OptimizedModule: hooks there would break its graph."""
+    out: list[tuple[str, nn.Module]] = []
+    closed: list[str] = []
+    for fqn, module in model.named_modules():
+        if any(fqn.startswith(c) for c in closed):
+            continue
+        out.append((fqn, module))
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+            closed.append(f"{fqn}." if fqn else "")
+    return out
+

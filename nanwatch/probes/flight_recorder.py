@@ -1,0 +1,246 @@
+"""What a replay needs of the last steps: the calls of the entry modules and the program between them, in order.
+
+A tensor that a recorded call made is written down as a Ref (which call, where in its output), never held, so that a
+step's activations are freed when the user's program frees them. What comes from elsewhere (the batch, targets,
+parameters) is a Leaf, held by reference. The recorder is emptied as the training goes on.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any
+
+import torch
+
+KEPT_SEGMENTS = 4
+MAX_CALLS = 2000
+MAX_BUFFER_BYTES = 64 * 1024 * 1024
+
+Stack = tuple[tuple[CodeType, int], ...]
+"""Code and line of the user's frames at a call, innermost first."""
+Path = tuple[Any, ...]
+"""Keys that lead from an output to one tensor in it; an `Attribute` key is an attribute, others are items."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    name: str
+
+
+@dataclass(slots=True)
+class Leaf:
+    """A tensor that no recorded call made. `version` tells whether it was changed in place since."""
+
+    tensor: torch.Tensor
+    version: int
+
+
+@dataclass(slots=True)
+class Ref:
+    """The tensor at `path` in the output of call `index`; `held` is the tensor itself where the call may be gone."""
+
+    index: int
+    path: Path
+    held: torch.Tensor | None = None
+
+
+@dataclass(slots=True)
+class Ambient:
+    """What surrounds a call and changes its result."""
+
+    grad_enabled: bool
+    autocast: tuple[tuple[str, bool, torch.dtype], ...]
+
+
+@dataclass(slots=True)
+class Call:
+    """One recorded call. `module` is set for an entry module's forward, else `function`."""
+
+    index: int
+    segment: int
+    function: Callable[..., Any] | None
+    args: Any
+    kwargs: Any
+    ambient: Ambient
+    stack: Stack
+    module: torch.nn.Module | None = None
+    name: str = ""
+    training: bool = False
+    rng: Any = None
+    mutates: bool = False
+    outputs: int = 0
+
+
+class BufferCopies:
+    """Copies of a module's buffers as they were before its forward; only what has changed is copied again."""
+
+    def __init__(self, module: nn.Module) -> None:
+        found = [b for b in module.buffers() if b.layout == torch.strided and not b.is_meta]
+        if sum(b.numel() * b.element_size() for b in found) > MAX_BUFFER_BYTES:
+            found = []
+        self.buffers = found
+        self.saved = [b.detach().clone() for b in found]
+        self._versions = [b._version for b in found]
+
+    def save(self) -> None:
+        changed = [i for i, b in enumerate(self.buffers) if b._version != self._versions[i]]
+        if not changed:
+            return
+        with torch.no_grad():
+            torch._foreach_copy_([self.saved[i] for i in changed], [self.buffers[i].detach() for i in changed])
+        for i in changed:
+            self._versions[i] = self.buffers[i]._version
+
+
+@dataclass
+class Segment:
+    """From one outermost backward to the next: what one loss was made of."""
+
+    number: int
+    step: int
+    calls: list[Call] = field(default_factory=list)
+    buffers: list[BufferCopies] = field(default_factory=list)
+
+
+class FlightRecorder:
+    """Ring of the last segments. One thread, the training's, writes and reads it."""
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.overflowed = False
+        self._segments: list[Segment] = [Segment(0, 0)]
+        self._made: dict[int, tuple[weakref.ref[torch.Tensor], int, Path]] = {}
+        self._next = 0
+
+    @property
+    def current(self) -> Segment:
+        return self._segments[-1]
+
+    def calls(self) -> list[Call]:
+        """All calls that are still known, oldest first."""
+        return [c for s in self._segments for c in s.calls]
+
+    def segments(self) -> list[Segment]:
+        return list(self._segments)
+
+    def begin_entry(self) -> None:
+        """An entry module is called: forget what an optimizer step has made stale."""
+        if len(self._segments) > 1 and self._segments[0].step < self.step:
+            self._segments = [s for s in self._segments[:-1] if s.step >= self.step - 1] + [self._segments[-1]]
+            self._prune()
+
+    def end_segment(self) -> None:
+        """An outermost backward is over."""
+        self._segments.append(Segment(self.current.number + 1, self.step))
+        if len(self._segments) > KEPT_SEGMENTS:
+            self._segments = self._segments[-KEPT_SEGMENTS:]
+            self._prune()
+
+    def discard(self) -> None:
+        """Forget everything; used where what was recorded can no longer be replayed."""
+        self._segments = [Segment(self.current.number + 1, self.step)]
+        self._made.clear()
+        self.overflowed = False
+
+    def add(self, call: Call) -> bool:
+        """Take in a call; False when the program has become too long to be kept."""
+        calls = self.current.calls
+        if len(calls) >= MAX_CALLS:
+            self.overflowed = True
+            return False
+        calls.append(call)
+        return True
+
+    def new_index(self) -> int:
+        self._next += 1
+        return self._next
+
+    def find(self, tensor: torch.Tensor) -> tuple[int, Path] | None:
+        """The call that made this very tensor object, if one did."""
+        entry = self._made.get(id(tensor))
+        return (entry[1], entry[2]) if entry is not None and entry[0]() is tensor else None
+
+    def made(self, call: Call, output: Any) -> int:
+        """Remember the tensors in a call's output; how many there were."""
+        n = 0
+        for path, tensor in tensors_in(output):
+            self._made[id(tensor)] = (weakref.ref(tensor), call.index, path)
+            n += 1
+        call.outputs = n
+        return n
+
+    def describe(self, value: Any) -> Any:
+        """The value with each tensor in it replaced by a Ref or a Leaf. Containers are copied, the rest is kept."""
+        if isinstance(value, torch.Tensor):
+            return self._token(value)
+        if isinstance(value, tuple):
+            items = [self.describe(v) for v in value]
+            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+        if isinstance(value, list):
+            return [self.describe(v) for v in value]
+        if type(value) is dict:
+            return {k: self.describe(v) for k, v in value.items()}
+        if isinstance(value, Mapping) and any(isinstance(v, torch.Tensor) for v in value.values()):
+            return MappingToken(value, {k: self.describe(v) for k, v in value.items()})
+        return value
+
+    def _token(self, tensor: torch.Tensor) -> Leaf | Ref:
+        entry = self._made.get(id(tensor))
+        if entry is None or entry[0]() is not tensor:
+            return Leaf(tensor, version(tensor))
+        calls = self.current.calls
+        if calls and entry[1] >= calls[0].index:
+            return Ref(entry[1], entry[2])
+        # Made before the last backward (a GAN's fake images): the call may be forgotten, so hold the tensor too.
+        return Ref(entry[1], entry[2], tensor) if tensor.requires_grad else Leaf(tensor, version(tensor))
+
+    def _prune(self) -> None:
+        oldest = next((c.index for s in self._segments for c in s.calls), self._next)
+        self._made = {k: e for k, e in self._made.items() if e[1] >= oldest and e[0]() is not None}
+
+
+@dataclass(slots=True)
+class MappingToken:
+    """A mapping that is no plain dict (a tokenizer's batch, say): rebuilt by its own class when it is replayed."""
+
+    original: Mapping[Any, Any]
+    items: dict[Any, Any]
+
+    def rebuild(self, items: dict[Any, Any]) -> Any:
+        cls: Any = type(self.original)
+        try:
+            return cls(items)
+        except Exception:  # a class with another constructor: a dict serves most models as well
+            return items
+
+
+def version(tensor: torch.Tensor) -> int:
+    """Counter of in-place changes; -1 for a tensor that has none (made under inference mode)."""
+    return -1 if tensor.is_inference() else int(tensor._version)
+
+
+def tensors_in(value: Any, path: Path = (), depth: int = 0) -> Iterator[tuple[Path, torch.Tensor]]:
+    """Every tensor in an output, with the way to it: containers, mappings, and objects by their attributes."""
+    if isinstance(value, torch.Tensor):
+        yield path, value
+    elif depth > 4 or value is None or isinstance(value, str | int | float | bool):
+        return
+    elif isinstance(value, Mapping):
+        for k, v in value.items():
+            yield from tensors_in(v, (*path, k), depth + 1)
+    elif isinstance(value, list | tuple):
+        for i, v in enumerate(value):
+            yield from tensors_in(v, (*path, i), depth + 1)
+    elif hasattr(value, "__dict__") and not isinstance(value, type | torch.nn.Module) and not callable(value):
+        for k, v in vars(value).items():
+            yield from tensors_in(v, (*path, Attribute(k)), depth + 1)
+
+
+def follow(value: Any, path: Path) -> Any:
+    """What lies at `path` in an output."""
+    for key in path:
+        value = getattr(value, key.name) if isinstance(key, Attribute) else value[key]
+    return value

@@ -1,0 +1,176 @@
+"""The program between the model and backward (the loss code), recorded so that it can be replayed.
+
+A TorchFunctionMode that is on the stack only from an entry module's return to the backward call. It runs each function
+as it is and writes down what it was called with. What returns no tensor is left out: its value is already in the
+arguments of what follows.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from nanwatch.probes.ambient import Surroundings
+from nanwatch.probes.flight_recorder import Call, FlightRecorder, Leaf, Stack
+
+_TORCH = torch.__file__.rsplit("/", 1)[0] + "/"
+_PACKAGE = __file__.rsplit("/", 2)[0] + "/"
+_NOT_USER = (_TORCH, _PACKAGE + "probes/", _PACKAGE + "postmortem/", _PACKAGE + "watch.py", _PACKAGE + "shield.py", "<frozen")
+_MAX_FRAMES = 10
+
+_SKIPPED, _PLAIN, _RANDOM, _IN_PLACE = range(4)
+_NEVER = {
+    "backward", "register_hook", "register_post_accumulate_grad_hook", "retain_grad", "requires_grad_", "item", "tolist",
+    "numpy", "__len__", "__bool__", "__repr__", "size", "stride", "dim", "numel", "is_floating_point", "is_complex",
+    "data_ptr", "storage", "untyped_storage", "__hash__", "__deepcopy__", "__reduce_ex__", "cpu_", "zero_grad",
+    "set_", "__setstate__", "is_contiguous", "get_device", "element_size", "type", "__format__", "__contains__",
+}  # fmt: skip
+_NEVER_READ = {"grad", "grad_fn", "shape", "dtype", "device", "requires_grad", "is_leaf", "_version", "layout", "ndim",
+               "is_sparse", "is_cuda", "names", "output_nr", "is_nested", "is_quantized", "is_meta"}  # fmt: skip
+_RANDOM_WORDS = ("rand", "dropout", "normal", "bernoulli", "multinomial", "poisson", "exponential_", "uniform",
+                 "gumbel", "rrelu", "cauchy_", "geometric_", "scaled_dot_product", "multi_head_attention")  # fmt: skip
+
+
+class OutsideRecorder(TorchFunctionMode):
+    """Writes the functions called outside of the entry modules into the flight recorder while it is armed."""
+
+    def __init__(
+        self,
+        recorder: FlightRecorder,
+        surroundings: Surroundings,
+        on_fault: Callable[[BaseException], None],
+        sees_parameter: Callable[[], None],
+        parameter_ids: Callable[[], frozenset[int]],
+    ) -> None:
+        super().__init__()
+        self.armed = False
+        self._recorder = recorder
+        self._surroundings = surroundings
+        self._on_fault = on_fault
+        self._sees_parameter = sees_parameter
+        self._parameter_ids = parameter_ids
+        self._kinds: dict[Any, int] = {}
+
+    # --- on and off the stack ---
+
+    def arm(self) -> None:
+        """Go onto the function-mode stack, unless the user is inside a mode of their own that would pop us."""
+        if self.armed or not self._may_push():
+            return
+        torch._C._push_on_torch_function_stack(self)
+        self.armed = True
+
+    def disarm(self) -> None:
+        """Leave the stack, wherever in it we are: users enter and leave modes above us."""
+        if not self.armed:
+            return
+        self.armed = False
+        above = []
+        while torch._C._len_torch_function_stack():
+            top = torch._C._pop_torch_function_stack()
+            if top is self:
+                break
+            above.append(top)
+        for mode in reversed(above):
+            torch._C._push_on_torch_function_stack(mode)
+
+    @staticmethod
+    def _may_push() -> bool:
+        n = torch._C._len_torch_function_stack()
+        if n == 0:
+            return True
+        # torch.set_default_device leaves its mode at the bottom for good; nobody pops that one.
+        default = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
+        return n == 1 and default is not None and torch._C._get_function_stack_at(0) is default
+
+    # --- one function ---
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if torch.compiler.is_compiling():
+            return func(*args, **kwargs)
+        kind = self._kinds.get(func)
+        if kind is None:
+            kind = self._kinds[func] = _kind(func)
+        if kind == _SKIPPED:
+            return func(*args, **kwargs)
+        before = None
+        try:
+            before = self._before(func, kind, args, kwargs)
+        except Exception as e:
+            self._on_fault(e)
+        out = func(*args, **kwargs)
+        if before is not None:
+            try:
+                self._after(before, kind, args, out)
+            except Exception as e:
+                self._on_fault(e)
+        return out
+
+    def _before(self, func: Callable[..., Any], kind: int, args: Any, kwargs: Any) -> Call:
+        described, named = self._recorder.describe(args), self._recorder.describe(kwargs)
+        if kind == _IN_PLACE and described and isinstance(described[0], Leaf):
+            # The only place where data is copied: the function is about to destroy what the replay starts from.
+            leaf = Leaf(described[0].tensor.detach().clone(), 0)
+            described = (leaf, *described[1:])
+        self._notice_parameters(args)
+        return Call(
+            index=self._recorder.new_index(),
+            segment=self._recorder.current.number,
+            function=func,
+            args=described,
+            kwargs=named,
+            ambient=self._surroundings.ambient(),
+            stack=user_stack(sys._getframe(2)),
+            rng=self._surroundings.rng() if kind == _RANDOM else None,
+            mutates=kind == _IN_PLACE,
+        )
+
+    def _after(self, call: Call, kind: int, args: tuple[Any, ...], out: Any) -> None:
+        target = args[0] if kind == _IN_PLACE and args else out
+        if self._recorder.made(call, target) and not self._recorder.add(call):
+            self.disarm()
+
+    def _notice_parameters(self, args: tuple[Any, ...]) -> None:
+        ids = self._parameter_ids()
+        if any(isinstance(a, torch.nn.Parameter) and id(a) in ids for a in args):
+            self._sees_parameter()
+
+
+def user_stack(frame: Any) -> Stack:
+    """Code and line of the frames that are neither torch's nor ours, innermost first, at most ten.
+
+    Frames inside other libraries are kept: the reader wants to see the trainer's own call as well.
+    """
+    out = []
+    while frame is not None and len(out) < _MAX_FRAMES:
+        code = frame.f_code
+        if is_user_code(code.co_filename):
+            out.append((code, frame.f_lineno))
+        frame = frame.f_back
+    return tuple(out)
+
+
+def is_user_code(filename: str) -> bool:
+    """Whether a frame of this file is worth showing: neither torch's, nor ours, nor the interpreter's."""
+    return not filename.startswith(_NOT_USER)
+
+
+def _kind(func: Callable[..., Any]) -> int:
+    name = getattr(func, "__name__", "")
+    owner = getattr(getattr(func, "__self__", None), "__name__", "")
+    if name == "__get__":
+        return _SKIPPED if owner in _NEVER_READ else _PLAIN
+    if name in _NEVER or name in {"__set__", "__delete__"}:
+        return _SKIPPED
+    if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
+        return _IN_PLACE
+    if name.startswith("__i") and name.endswith("__") and name not in {"__invert__", "__index__", "__int__", "__iter__"}:
+        return _IN_PLACE
+    return _RANDOM if any(word in name for word in _RANDOM_WORDS) else _PLAIN

@@ -1,0 +1,47 @@
+"""The private names of torch that nanwatch uses, in one place, so that a torch without one of them is told apart
+from a bug of ours. Each is used because no public name does the same; `docs/how-it-works.md` says for what.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+TRIED = ("2.13",)
+"""The torch releases that nanwatch was tried with."""
+
+NAMES = (
+    "torch._C._current_graph_task_id",
+    "torch._C._current_autograd_node",
+    "torch._C._len_torch_function_stack",
+    "torch._C._get_function_stack_at",
+    "torch._C._push_on_torch_function_stack",
+    "torch._C._pop_torch_function_stack",
+    "torch._disable_dynamo",
+    "torch.autograd._get_sequence_nr",
+    "torch.multiprocessing.reductions.StorageWeakRef",
+    "torch.nn.utils.clip_grad._get_total_norm",
+    "torch.nn.utils.clip_grad._clip_grads_with_norm_",
+    "torch.optim.optimizer.register_optimizer_step_pre_hook",
+    "torch.optim.optimizer.register_optimizer_step_post_hook",
+    "torch.utils._python_dispatch.TorchDispatchMode",
+)
+
+
+def missing() -> list[str]:
+    """Those of NAMES that the installed torch does not have; empty is good."""
+    return [name for name in NAMES if not _exists(name)]
+
+
+def _exists(name: str) -> bool:
+    parts = name.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        try:
+            found = import_module(".".join(parts[:cut]))
+        except ImportError:
+            continue
+        for part in parts[cut:]:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False

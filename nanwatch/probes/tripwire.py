@@ -1,0 +1,333 @@
+"""The verdict on each step: finite or not, what and where first. Decided before the optimizer's step.
+
+The events of the other probes meet here: a backward gives loss and gradients, an optimizer step closes the StepRecord.
+What happens after a trip is not decided here: `on_trip` is called, once an onset.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.optim.optimizer import Optimizer
+
+from nanwatch.probes.backward import BackwardCall
+from nanwatch.probes.flight_recorder import FlightRecorder, Stack
+from nanwatch.probes.gradient_hooks import GradientHooks
+from nanwatch.probes.optimizer import OptimizerProbe, learning_rate
+from nanwatch.probes.outside import user_stack
+from nanwatch.probes.scaling import ScalingProbe
+from nanwatch.probes.statistics import S, all_finite, measure
+from nanwatch.probes.watched import WatchedModels
+from nanwatch.records import STATISTICS, NamesRecord, Policy, Record, Seen, StepRecord
+
+ZEROS_EVERY = 16
+REFRESH_EVERY = 100
+CLOSE_AFTER = 20
+"""Finite steps that end an incident."""
+MAX_OVERFLOW_CHECKS = 50
+DEVICE_PARAMETER_CHECK_EVERY = 10
+
+_NAN = STATISTICS.index("nan")
+_UNKNOWN = float("nan")
+
+
+@dataclass(frozen=True)
+class Trip:
+    """A non-finite value, or the user's wish for a bundle, with what a replay starts from."""
+
+    kind: Literal["nonfinite", "capture"]
+    step: int
+    micro_step: int
+    seen: Seen
+    backward: BackwardCall | None
+    """The backward at which it showed; its roots are the loss without GradScaler's factor where that is known."""
+    loss: float = _UNKNOWN
+    scale: float = _UNKNOWN
+    optimizer: Optimizer | None = None
+    """Set where the optimizer's step made it."""
+    stack: Stack = ()
+    """Where the program was: the backward or the step call."""
+    reason: str | None = None
+
+
+@dataclass
+class _Step:
+    """What has been seen of the step that is not complete yet."""
+
+    micro_steps: int = 0
+    losses: float = 0.0
+    bad_loss: bool = False
+    bad_grads: bool = False
+    bad_params: bool = False
+    scaler_skipped: bool = False
+    update_skipped: bool = False
+    overflow: bool = False
+    stats_KS: NDArray[np.float32] | None = None
+    own_s: float = 0.0
+
+
+class Tripwire:
+    """Takes the events of one training thread; emits a StepRecord a step and at most one trip an onset."""
+
+    def __init__(
+        self,
+        watched: WatchedModels,
+        recorder: FlightRecorder,
+        scaling: ScalingProbe,
+        hooks: GradientHooks,
+        *,
+        policy: Policy,
+        rank: int,
+        start_step: int,
+        emit: Callable[[Record], None],
+        on_trip: Callable[[Trip], None],
+        is_overflow_real: Callable[[Trip], bool],
+        on_fold: Callable[[int, int, bool], None],
+        on_unrecorded: Callable[[], None],
+    ) -> None:
+        self.open = False
+        """An incident is going on."""
+        self.stop_with: BaseException | None = None
+        self.capture_reason: str | None = None
+        self.optimizer: OptimizerProbe
+        self.policy: Policy = policy
+        self._watched = watched
+        self._recorder = recorder
+        self._scaling = scaling
+        self._hooks = hooks
+        self._rank = rank
+        self._start_step = start_step
+        self._emit = emit
+        self._on_trip = on_trip
+        self._is_overflow_real = is_overflow_real
+        self._on_fold = on_fold
+        self._on_unrecorded = on_unrecorded
+        self._step = _Step()
+        self._bad_steps = 0
+        self._finite_since = 0
+        self._overflow_checks = 0
+        self._in_backward = False
+        self._advanced_in_backward: Optimizer | None = None
+        self._last_emit_s = time.perf_counter()
+        self._names_id = -1
+        self._dropped_gradients: dict[int, list[tuple[torch.nn.Parameter, torch.Tensor]]] = {}
+
+    # --- backward ---
+
+    def before_backward(self) -> None:
+        self._in_backward = True
+
+    def backward_raised(self, call: BackwardCall, error: BaseException) -> None:
+        self._in_backward = False
+        self._recorder.end_segment()
+
+    def after_backward(self, call: BackwardCall) -> None:
+        began = time.perf_counter()
+        self._in_backward = False
+        step = self._step
+        backward = BackwardCall(tuple(self._unscaled(r) for r in call.roots), call.seeds, call.gradients)
+        if not self._recorder.current.calls:
+            self._on_unrecorded()
+        gradients = self._gradients(call)
+        count_zeros = self._recorder.step % ZEROS_EVERY == 0
+        stats_KS, bad = measure(gradients, count_zeros=count_zeros, exact=not self.open)
+        loss = _value(backward.roots)
+        step.stats_KS = stats_KS
+        step.losses += loss
+        step.own_s += time.perf_counter() - began
+        bad_loss = not math.isfinite(loss) and bool(backward.roots)
+        trip = self._trip(backward, loss, bad, stats_KS, bad_loss=bad_loss)
+        if bad and not bad_loss and self._scaling.in_use and not self._overflow_is_real(trip):
+            step.overflow, bad = True, []
+        step.bad_loss |= bad_loss
+        step.bad_grads |= bool(bad)
+        try:
+            if bad_loss or bad:
+                self._bad(trip)
+            elif self.capture_reason is not None:
+                self._capture(trip)
+        finally:
+            step.micro_steps += 1
+            self._recorder.end_segment()
+            if self._advanced_in_backward is not None:
+                optimizer, self._advanced_in_backward = self._advanced_in_backward, None
+                self._hooks.install(self._watched.parameters)
+                self._complete(optimizer)
+
+    def _unscaled(self, root: torch.Tensor) -> torch.Tensor:
+        unscaled = self._scaling.unscaled(root)
+        return root if unscaled is None else unscaled
+
+    def _gradients(self, call: BackwardCall) -> list[torch.Tensor | None]:
+        if self._recorder.step % REFRESH_EVERY == 0:
+            self._watched.refresh()
+        if self._watched.names_id != self._names_id:
+            self._names_id = self._watched.names_id
+            self._emit(self._watched.names_record())
+        kept = call.gradients
+        if kept is None and self._hooks.installed:
+            kept = self._hooks.collect()
+        if kept is not None:
+            return [kept.get(id(p)) for p in self._watched.parameters]
+        return [p.grad for p in self._watched.parameters]
+
+    def _trip(
+        self, backward: BackwardCall, loss: float, bad: list[int], stats_KS: NDArray[np.float32], *, bad_loss: bool
+    ) -> Trip:
+        if bad_loss:
+            seen = Seen("loss", "nan" if math.isnan(loss) else "inf", (), 1)
+        elif bad:
+            nan = bool(np.nansum(stats_KS[bad, _NAN]))
+            seen = Seen("grad", "nan" if nan else "inf", tuple(self._watched.names[k] for k in bad[:20]), len(bad))
+        else:
+            seen = Seen("none", "none")
+        return Trip("nonfinite", self._recorder.step, self._step.micro_steps, seen, backward, loss, self._scaling.scale())
+
+    def _overflow_is_real(self, trip: Trip) -> bool:
+        """GradScaler's factor overflows gradients on purpose; only what stays non-finite without it is a fault."""
+        if self.open or self._overflow_checks >= MAX_OVERFLOW_CHECKS:
+            return self.open
+        self._overflow_checks += 1
+        return self._is_overflow_real(trip)
+
+    # --- verdict ---
+
+    def _bad(self, trip: Trip) -> None:
+        self._finite_since = 0
+        if self.open:
+            return
+        self.open = True
+        self._on_trip(trip)
+        if self.stop_with is not None:
+            error, self.stop_with = self.stop_with, None
+            raise error
+
+    def _capture(self, trip: Trip) -> None:
+        reason, self.capture_reason = self.capture_reason, None
+        self._on_trip(
+            Trip("capture", trip.step, trip.micro_step, trip.seen, trip.backward, trip.loss, trip.scale, reason=reason)
+        )
+
+    # --- optimizer ---
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        if self.policy == "skip" and (self._step.bad_loss or self._step.bad_grads):
+            # Every optimizer of torch leaves a parameter without gradient, and its state, untouched.
+            kept = [(p, p.grad) for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+            for p, _ in kept:
+                p.grad = None
+            self._dropped_gradients[id(optimizer)] = kept
+            self._step.update_skipped = True
+
+    def after_step(self, optimizer: Optimizer, *, completed: int, advanced: bool) -> None:
+        for p, gradient in self._dropped_gradients.pop(id(optimizer), ()):
+            p.grad = gradient
+        self._check_parameters(optimizer)
+        if self._in_backward:
+            if advanced:
+                self._advanced_in_backward = optimizer
+        elif advanced:
+            self._complete(optimizer)
+        if self.stop_with is not None:
+            error, self.stop_with = self.stop_with, None
+            raise error
+
+    def scaler_skipped(self) -> None:
+        self._step.scaler_skipped = True
+
+    def _check_parameters(self, optimizer: Optimizer) -> None:
+        """Whether this step made a parameter non-finite although loss and gradients were fine."""
+        step = self._step
+        if self.open or step.bad_loss or step.bad_grads:
+            return
+        parameters = [p for g in optimizer.param_groups for p in g["params"] if id(p) in self._watched.ids]
+        on_device = any(p.device.type != "cpu" for p in parameters)
+        if on_device and self._recorder.step % DEVICE_PARAMETER_CHECK_EVERY:
+            return  # reading the answer makes the host wait, so not at every step
+        began = time.perf_counter()
+        bad = all_finite(parameters)
+        step.own_s += time.perf_counter() - began
+        if not bad:
+            return
+        step.bad_params = True
+        by_id = {id(p): name for p, name in zip(self._watched.parameters, self._watched.names, strict=True)}
+        names = tuple(by_id[id(parameters[i])] for i in bad[:20])
+        value: Literal["nan", "inf"] = "nan" if any(bool(parameters[i].isnan().any()) for i in bad) else "inf"
+        seen = Seen("parameter", value, names, len(bad))
+        self._finite_since, self.open = 0, True
+        self._on_trip(
+            Trip("nonfinite", self._recorder.step, max(0, step.micro_steps - 1), seen, None, optimizer=optimizer,
+                 stack=user_stack(sys._getframe(1)))
+        )  # fmt: skip
+
+    def _complete(self, optimizer: Optimizer) -> None:
+        """Close the books on this step."""
+        now = time.perf_counter()
+        step, number = self._step, self._recorder.step
+        duration = now - self._last_emit_s
+        bad = step.bad_loss or step.bad_grads or step.bad_params
+        n = len(self._watched.parameters)
+        self._emit(
+            StepRecord(
+                rank=self._rank,
+                step=number,
+                step_total=number + self._start_step,
+                micro_steps=step.micro_steps,
+                time_unix_s=time.time(),
+                monotonic_s=time.monotonic(),
+                step_time_s=duration,
+                loss=step.losses / step.micro_steps if step.micro_steps else _UNKNOWN,
+                loss_measured=step.micro_steps > 0,
+                lr=learning_rate(optimizer),
+                loss_scale=self._scaling.scale(),
+                grad_norm_clipped=self._clipped_norm(),
+                overhead=min(1.0, step.own_s / duration) if duration > 0 else 0.0,
+                bad_loss=step.bad_loss,
+                bad_grads=step.bad_grads,
+                bad_params=step.bad_params,
+                scaler_skipped=step.scaler_skipped or step.overflow,
+                update_skipped=step.update_skipped,
+                names_id=self._names_id,
+                stats_KS=step.stats_KS if step.stats_KS is not None else np.full((n, S), np.nan, np.float32),
+            )
+        )
+        self._follow_incident(number, bad=bad)
+        self._last_emit_s, self._step = now, _Step()
+        self._recorder.step = self.optimizer.completed
+        self._scaling.new_step()
+
+    def _clipped_norm(self) -> float:
+        if self._scaling.clip is None:
+            return _UNKNOWN
+        max_norm, total = self._scaling.clip
+        return min(max_norm, float(total)) if total.device.type == "cpu" else _UNKNOWN
+
+    def _follow_incident(self, number: int, *, bad: bool) -> None:
+        if not self.open:
+            return
+        self._bad_steps += bad
+        self._finite_since = 0 if bad else self._finite_since + 1
+        if self._finite_since >= CLOSE_AFTER:
+            self.open = False
+            self._on_fold(number, self._bad_steps, False)
+            self._bad_steps = 0
+        elif bad and self._bad_steps % 100 == 0:
+            self._on_fold(number, self._bad_steps, True)
+
+
+def _value(roots: tuple[torch.Tensor, ...]) -> float:
+    """The loss as one number; NaN or infinity if any of its elements is that. Several roots are added up."""
+    total = 0.0
+    with torch.no_grad():
+        for root in roots:
+            value = root.detach()
+            total += float(value) if value.numel() == 1 else float(value.double().sum())
+    return total

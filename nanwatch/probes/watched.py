@@ -1,0 +1,93 @@
+"""The models that are watched: their parameters in one fixed order, and the names that people know them by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from nanwatch.records import NamesRecord
+
+_WRAPPERS = re.compile(r"(^|\.)(?:_orig_mod|module|_forward_module|_fsdp_wrapped_module)(?=\.|$)")
+_MAX_BLOCKS = 32
+
+
+def clean(fqn: str) -> str:
+    """The name without what wrappers put into it: `module.` of DDP, `_orig_mod.` of torch.compile."""
+    return _WRAPPERS.sub(r"\1", fqn).replace("..", ".").strip(".")
+
+
+class WatchedModels:
+    """Name -> module for all attach calls of the process; `""` is the name of a model that is watched alone.
+
+    `parameters` holds those that train, in a fixed order: row k of `stats_KS` is `parameters[k]`.
+    """
+
+    def __init__(self) -> None:
+        self.models: dict[str, nn.Module] = {}
+        self.parameters: list[nn.Parameter] = []
+        self.names: tuple[str, ...] = ()
+        self.ids: frozenset[int] = frozenset()
+        self.names_id = 0
+
+    def add(self, name: str, model: nn.Module) -> None:
+        self.models[name] = model
+        self.refresh()
+
+    def remove(self, name: str) -> None:
+        self.models.pop(name, None)
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Look for parameters again (heads are added, layers unfrozen); True when the list changed."""
+        found = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        parameters = [p for _, p in found]
+        if len(parameters) == len(self.parameters) and all(
+            a is b for a, b in zip(parameters, self.parameters, strict=True)
+        ):
+            return False
+        self.parameters, self.names = parameters, tuple(name for name, _ in found)
+        self.ids = frozenset(map(id, parameters))
+        self.names_id += 1
+        return True
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Every parameter once, with its clean name."""
+        seen: set[int] = set()
+        for prefix, model in self.models.items():
+            for name, parameter in model.named_parameters():
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield clean(_join(prefix, name)), parameter
+
+    def named_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for prefix, model in self.models.items():
+            for name, buffer in model.named_buffers():
+                yield clean(_join(prefix, name)), buffer
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Every module with its clean name; a wrapper and what it wraps share one name, the wrapped one comes last."""
+        for prefix, model in self.models.items():
+            for name, module in model.named_modules():
+                yield clean(_join(prefix, name)), module
+
+    def names_record(self) -> NamesRecord:
+        return NamesRecord(
+            self.names_id, self.names, tuple(p.numel() for p in self.parameters), tuple(_blocks(self.names))
+        )
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix and name else prefix or name
+
+
+def _blocks(names: tuple[str, ...]) -> list[str]:
+    """For each tensor the block it is charted under: the deepest level of modules that gives few enough blocks."""
+    modules = [name.split(".")[:-1] for name in names]
+    for depth in range(max(map(len, modules), default=0), 0, -1):
+        cut = [".".join(m[:depth]) or "(root)" for m in modules]
+        if len(set(cut)) <= _MAX_BLOCKS:
+            return cut
+    return [m[0] if m else "(root)" for m in modules]

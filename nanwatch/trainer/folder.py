@@ -1,0 +1,98 @@
+"""The run's folder: one for all attach calls of a process and all ranks of a launch on a host."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nanwatch.errors import SetupError
+from nanwatch.records import json_ready
+
+_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID")
+_NO_ID = {"", "none"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among the processes of its launch."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    launch: str | None
+    """The launcher's id of the job, where there is a launcher."""
+
+    @property
+    def starts_agent(self) -> bool:
+        """One agent a host: the first process on it."""
+        return self.local_rank == 0
+
+
+def place_of(environ: Mapping[str, str]) -> Place:
+    """What torchrun, Slurm and the like say in the environment; a lone process without them."""
+    rank, world = _number(environ, "RANK", 0), _number(environ, "WORLD_SIZE", 1)
+    local = _number(environ, "LOCAL_RANK", rank)
+    launch = next((environ[k] for k in _LAUNCHERS if environ.get(k, "").lower() not in _NO_ID), None)
+    if launch is None and world > 1 and environ.get("MASTER_PORT"):
+        # torchrun's default id is "none": the rendezvous is what the ranks of one launch share.
+        launch = f"{environ.get('MASTER_ADDR', 'localhost')}-{environ['MASTER_PORT']}-{os.getppid()}"
+    return Place(rank, local, world, launch if world > 1 else None)
+
+
+def run_name(place: Place, now: datetime) -> str:
+    """UTC time and six hex digits; the launcher's id where the ranks have to agree on one name."""
+    if place.launch is not None:
+        return re.sub(r"[^A-Za-z0-9_.-]", "-", f"launch-{place.launch}")[:100]
+    return f"{now.astimezone(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+
+
+def make_folder(wanted: Path, name: str, warn: Callable[[str], None]) -> Path:
+    """Create `wanted/name`, private; where the disk refuses, below the user's state folder, then the temporary one.
+
+    Raises: SetupError when no place can be written.
+    """
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    places = [wanted.absolute(), state / "nanwatch", Path(tempfile.gettempdir()) / f"nanwatch-{os.getuid()}"]
+    reasons = []
+    for base in places:
+        folder = base / name
+        try:
+            os.makedirs(folder / "incidents", mode=0o700, exist_ok=True)
+            os.chmod(folder, 0o700)
+            _try_to_write(folder)
+        except OSError as e:
+            reasons.append(f"{base}: {e.strerror or e}")
+            continue
+        if reasons:
+            warn(f"cannot write to {reasons[0]}; the run's files go to {folder} (set dir= or NANWATCH_DIR)")
+        return folder
+    raise SetupError(f"nanwatch finds no folder to write to ({'; '.join(reasons)}): set dir= or NANWATCH_DIR")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, private, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "w", encoding="utf-8") as f:
+        json.dump(json_ready(content), f, indent=1, allow_nan=False)
+    os.replace(part, path)
+
+
+def _try_to_write(folder: Path) -> None:
+    probe = folder / f".write-test-{os.getpid()}"
+    fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.close(fd)
+    os.unlink(probe)
+
+
+def _number(environ: Mapping[str, str], name: str, default: int) -> int:
+    value = environ.get(name, "")
+    return int(value) if value.isdigit() else default

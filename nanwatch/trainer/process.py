@@ -1,0 +1,302 @@
+"""Everything that one training process has: the run's folder, the spool, the agent, the probes, the post-mortem."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import secrets
+import socket
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import Optimizer
+
+from nanwatch.errors import NonFiniteError
+from nanwatch.postmortem.evidence import Privacy
+from nanwatch.postmortem.examine import Examiner
+from nanwatch.probes.ensemble import Probes
+from nanwatch.probes.tripwire import Trip
+from nanwatch.records import (
+    EndRecord,
+    Incident,
+    IncidentFoldRecord,
+    IncidentRecord,
+    LogRecord,
+    NoteRecord,
+    Record,
+    RunRecord,
+    StepRecord,
+)
+from nanwatch.rules.load import dump_rules
+from nanwatch.rules.rule import Rule
+from nanwatch.settings import Settings, switch
+from nanwatch.spool.writer import SpoolWriter
+from nanwatch.trainer.agent_process import AgentProcess, start_agent, wait_for_ack
+from nanwatch.trainer.announce import attach_line, incident_lines, say
+from nanwatch.trainer.farewell import Farewell, Reason
+from nanwatch.trainer.folder import Place, make_folder, place_of, run_name, write_json
+from nanwatch.trainer.users_run import UsersRun
+
+log = logging.getLogger("nanwatch")
+
+
+class TrainerRun:
+    """One a process. Models come and go with attach and detach; the run ends with the last of them or the process."""
+
+    def __init__(self, settings: Settings, rules: tuple[Rule, ...]) -> None:
+        self.settings = settings
+        self.rules = rules
+        self.place: Place = place_of(os.environ)
+        self.incidents: list[Incident] = []
+        self.not_examined = 0
+        self.closed = False
+        self._pid = os.getpid()
+        self.folder: Path = make_folder(settings.dir, run_name(self.place, datetime.now(UTC)), log.warning)
+        self.name = self.folder.name
+        self.spool = SpoolWriter(str(self.folder / "spool" / f"r{self.place.rank}"), log.warning)
+        self.users_run = UsersRun()
+        self._mlflow_run_id = settings.run_id
+        self.agent: AgentProcess | None = None
+        self.steps = 0
+        self.probes = Probes(
+            policy=settings.on_nonfinite,
+            rank=self.place.rank,
+            start_step=settings.start_step,
+            emit=self._emit,
+            on_trip=self._on_trip,
+            is_overflow_real=self._overflow_is_real,
+            on_fold=self._on_fold,
+            report=self._on_fault,
+            strict=switch("STRICT"),
+        )
+        self.examiner = Examiner(
+            self.probes,
+            self.folder / "incidents",
+            rank=self.place.rank,
+            world_size=self.place.world_size,
+            start_step=settings.start_step,
+            policy=settings.on_nonfinite,
+            privacy=Privacy(
+                settings.capture_batch, settings.capture_parameters, settings.max_batch_mib, settings.max_state_mib,
+                settings.redact,
+            ),
+            mlflow_run_id=lambda: self._mlflow_run_id,
+            new_id=self._new_id,
+        )  # fmt: skip
+        self._farewell = Farewell(self.close)
+
+    # --- models ---
+
+    def start(self, models: dict[str, nn.Module]) -> None:
+        """Write who trains what, start the agent, then put the probes on the models."""
+        self.add(models)
+        record = self._run_record()
+        if self.place.rank == 0 or not (self.folder / "run.json").exists():
+            write_json(self.folder / "run.json", record)
+            write_json(self.folder / "rules.json", dump_rules(self.rules))
+        self.spool.write(record)
+        self._look_for_users_run(force=True)
+        if self.place.starts_agent:
+            self._start_agent()
+        self._farewell.install()
+        os.register_at_fork(after_in_child=self._in_forked_child)
+        if self.place.rank == 0:
+            shown = [_describe(name, model) for name, model in models.items()]
+            say(attach_line(shown, _relative(self.folder), "on" if self.settings.mlflow else "off", self.settings.on_nonfinite))
+
+    def add(self, models: dict[str, nn.Module]) -> None:
+        for name, model in models.items():
+            self.probes.add(name, model)
+        self.examiner.known_parameters.update(name for name, _ in self.probes.watched.named_parameters())
+
+    def remove(self, names: list[str]) -> None:
+        for name in names:
+            if name in self.probes.names:
+                self.probes.remove(name)
+
+    def add_optimizers(self, optimizers: list[Optimizer]) -> None:
+        for optimizer in optimizers:
+            self.probes.add_optimizer(optimizer)
+
+    # --- the end ---
+
+    def close(self, reason: Reason, detail: str = "") -> None:
+        """Say farewell and take every hook off; the agent ships what is left and ends by itself. Safe to call twice."""
+        if self.closed:
+            return
+        self.closed = True
+        self.remove(self.probes.names)
+        if not self.steps:
+            text = "no optimizer step was seen: were the attached models trained by another process or thread?"
+            self.spool.write(NoteRecord(self.place.rank, "no_step_seen", 1, text))
+        self.spool.write(EndRecord(self.place.rank, reason, detail, time.time()))
+        self.spool.close()
+        self._farewell.remove()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until the agent has taken in what was sent so far."""
+        return wait_for_ack(self.folder, self.place.rank, self.spool.position, timeout_s, self._agent_may_answer)
+
+    def health(self) -> dict[str, Any]:
+        """Counts of what was seen, sent, dropped and contained so far."""
+        return {
+            "run": str(self.folder),
+            "steps": self.steps,
+            "records_sent": self.spool.sent,
+            "records_dropped": self.spool.dropped,
+            "incidents": len(self.incidents),
+            "incidents_not_examined": self.not_examined,
+            "faults": {s.name: s.faults for s in self.probes.shields if s.faults},
+            "switched_off": sorted({s.name for s in self.probes.shields if s.blown}),
+            "agent_alive": self.agent is not None and self.agent.poll() is None,
+            "tensors_watched": len(self.probes.watched.parameters),
+        }
+
+    # --- what the probes report ---
+
+    def say(self, values: dict[str, float]) -> None:
+        """`watch.log`."""
+        step = self.probes.recorder.step
+        total = step + self.settings.start_step
+        self.spool.write(LogRecord(self.place.rank, step, total, time.time(), values))
+
+    def _emit(self, record: Record) -> None:
+        self.spool.write(record)
+        if isinstance(record, StepRecord):
+            self.steps += 1
+            self._look_for_users_run()
+
+    def _on_trip(self, trip: Trip) -> None:
+        incident = self._examine(trip) if self._may_examine(trip) else None
+        if incident is None and trip.kind == "nonfinite":
+            self.not_examined += 1
+            note = NoteRecord(self.place.rank, "incident_not_examined", 1, f"step {trip.step}: {trip.seen.where}")
+            self.spool.write(note)
+        if trip.kind == "nonfinite" and self.settings.on_nonfinite == "stop":
+            where = "" if incident is None or incident.origin is None else _where(incident)
+            text = f"step {trip.step + self.settings.start_step}: {trip.seen.where} became {trip.seen.value}{where}"
+            self.probes.tripwire.stop_with = NonFiniteError(text, incident)
+
+    def _examine(self, trip: Trip) -> Incident | None:
+        try:
+            incident = self.examiner.examine(trip)
+        except Exception as e:
+            self._on_fault("post-mortem", e)
+            if switch("STRICT"):
+                raise
+            return None
+        self.incidents.append(incident)
+        self.spool.write(IncidentRecord(incident.id, incident.rank, incident.step, incident.step_total))
+        if self.place.rank == 0 and incident.kind == "nonfinite":
+            say(incident_lines(incident, str(self.folder / "incidents" / incident.id), self.settings.on_nonfinite))
+        return incident
+
+    def _may_examine(self, trip: Trip) -> bool:
+        if trip.kind == "capture":
+            return True
+        if sum(i.kind == "nonfinite" for i in self.incidents) >= self.settings.max_incidents:
+            return False
+        used = sum(f.stat().st_size for f in (self.folder / "incidents").rglob("*") if f.is_file())
+        return used < self.settings.incident_budget_mib * 1024 * 1024
+
+    def _overflow_is_real(self, trip: Trip) -> bool:
+        return self.examiner.overflow_is_real(trip)
+
+    def _on_fold(self, step: int, bad_steps: int, is_open: bool) -> None:
+        last = next((i for i in reversed(self.incidents) if i.kind == "nonfinite"), None)
+        if last is not None:
+            self.spool.write(IncidentFoldRecord(last.id, self.place.rank, step, is_open, bad_steps))
+
+    def _on_fault(self, probe: str, fault: BaseException) -> None:
+        log.warning("nanwatch: a fault of its own in %s, training is not affected: %s: %s", probe, type(fault).__name__, fault)
+        log.debug("details", exc_info=fault)
+        self.spool.write(NoteRecord(self.place.rank, f"fault_{probe.replace(' ', '_')}", 1, f"{type(fault).__name__}: {fault}"[:500]))
+
+    # --- parts ---
+
+    def _new_id(self, step: int) -> str:
+        return f"step-{step + self.settings.start_step:06d}-r{self.place.rank}-{secrets.token_hex(3)}"
+
+    def _look_for_users_run(self, *, force: bool = False) -> None:
+        if not self.settings.mlflow:
+            return
+        try:
+            found = self.users_run.look()
+        except Exception as e:  # somebody else's library, somebody else's state
+            log.debug("the active MLflow run cannot be read: %s", e)
+            return
+        if found is not None:
+            self._mlflow_run_id = self._mlflow_run_id or found.run_id
+            self.spool.write(found)
+
+    def _start_agent(self) -> None:
+        s = self.settings
+        secret = {
+            "NANWATCH_WEBHOOK_URL": s.webhook.get_secret_value() if s.webhook else "",
+            "NANWATCH_WEBHOOK_SECRET": s.webhook_secret.get_secret_value() if s.webhook_secret else "",
+        }
+        try:
+            self.agent = start_agent(self.folder, os.environ, {k: v for k, v in secret.items() if v})
+        except OSError as e:
+            log.warning(
+                "nanwatch: the agent cannot be started (%s); statistics and incidents stay in %s", e, self.folder
+            )
+
+    def _agent_may_answer(self) -> bool:
+        return self.agent is None or self.agent.poll() is None
+
+    def _run_record(self) -> RunRecord:
+        mlflow = sys.modules.get("mlflow")
+        return RunRecord(
+            name=self.name,
+            rank=self.place.rank,
+            world_size=self.place.world_size,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            time_unix_s=time.time(),
+            models=tuple(
+                {
+                    "name": name, "type": type(model).__name__, "parameters": sum(p.numel() for p in model.parameters()),
+                    "tensors": sum(1 for _ in model.parameters()),
+                }
+                for name, model in self.probes.watched.models.items()
+            ),
+            versions={
+                "python": platform.python_version(), "torch": torch.__version__,
+                **({"mlflow": mlflow.__version__} if mlflow is not None else {}),
+            },
+            script=os.path.abspath(sys.argv[0]) if sys.argv and sys.argv[0] else "",
+            settings=self.settings.for_agent(),
+        )  # fmt: skip
+
+    def _in_forked_child(self) -> None:
+        """A forked child (a DataLoader worker) has our hooks but is not the trainer: nothing is observed in it."""
+        if os.getpid() != self._pid and not self.closed:
+            self.closed = True
+            self.probes.switch_off()
+
+
+def _where(incident: Incident) -> str:
+    o = incident.origin
+    assert o is not None
+    return f"; {o.op or o.param} at {o.file}:{o.line}; cause {incident.cause.label}; see incident {incident.id}"
+
+
+def _describe(name: str, model: nn.Module) -> str:
+    n = sum(p.numel() for p in model.parameters())
+    size = f"{n / 1e6:.1f} M" if n >= 1e6 else f"{n / 1e3:.1f} k" if n >= 1e3 else str(n)
+    label = f"{name}: {type(model).__name__}" if name else type(model).__name__
+    return f"{label} ({size} parameters)"
+
+
+def _relative(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
