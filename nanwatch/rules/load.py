@@ -17,6 +17,7 @@ from nanwatch.rules.rule import Rule, Steps
 from nanwatch.rules.yaml_source import Path_, Source, read_yaml
 
 _MAX_SHOWN = 10
+_NO_FILE = Source("", None)  # rules written in Python
 
 
 class Defaults(BaseModel):
@@ -55,7 +56,7 @@ def load_rules(source: str | Path | Sequence[Rule | Mapping[str, Any]] | None) -
         raise RuleError(
             f"rules has to be a YAML file or a list of rules, not {type(source).__name__}: write rules=[...]"
         )
-    return _validated(list(source), Source("rules", None), {})
+    return _validated(list(source), _NO_FILE, {})
 
 
 def dump_rules(rules: Sequence[Rule]) -> list[dict[str, Any]]:
@@ -68,7 +69,7 @@ def load_dumped(dumped: Sequence[Mapping[str, Any]]) -> tuple[Rule, ...]:
 
     Raises: RuleError as `load_rules`; for example when a plugin is missing here.
     """
-    return _validated(list(dumped), Source("rules", None), {})
+    return _validated(list(dumped), _NO_FILE, {})
 
 
 def _from_file(source: Source) -> tuple[Rule, ...]:
@@ -125,7 +126,8 @@ def _one(item: Any, path: Path_, source: Source, defaults: Mapping[str, Any]) ->
 
 def _messages(error: ValidationError, path: Path_, source: Source, model: type[BaseModel]) -> list[str]:
     out = []
-    for e in error.errors():
+    # An unknown key is often the reason for a missing one, so it comes first.
+    for e in sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden"):
         where: Path_ = (*path, *e["loc"])
         hint = ""
         if e["type"] == "extra_forbidden":
@@ -139,8 +141,8 @@ def _messages(error: ValidationError, path: Path_, source: Source, model: type[B
 
 def _place(source: Source, path: Path_, *, key: bool = False) -> str:
     dotted = ".".join(map(str, path))
-    if not source.values:  # rules written in Python have no file
-        return dotted or source.name
+    if source is _NO_FILE:
+        return dotted
     return f"{source.at(path, key=key)}: {dotted}" if dotted else source.at(path, key=key)
 
 

@@ -83,6 +83,8 @@ class _Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(
                 problem="anchors (&) and aliases (*) are not allowed", problem_mark=event.start_mark
             )
+        if getattr(event, "tag", None) is not None:
+            raise yaml.MarkedYAMLError(problem="tags (!) are not allowed", problem_mark=event.start_mark)
         if self.depth >= _MAX_DEPTH:
             raise yaml.MarkedYAMLError(problem=f"nested deeper than {_MAX_DEPTH}", problem_mark=event.start_mark)
         self.depth += 1
@@ -121,9 +123,7 @@ def _build(node: yaml.Node, path: Path_, source: Source) -> Any:
         return float(
             text.replace(".inf", "inf").replace(".Inf", "inf").replace(".INF", "inf").lower().replace(".nan", "nan")
         )
-    if kind == "str":
-        return text
-    raise RuleError(f"{source.at(path)}: the tag {node.tag!r} is not allowed")
+    return text
 
 
 def _mapping(node: yaml.MappingNode, path: Path_, source: Source) -> dict[str, Any]:
