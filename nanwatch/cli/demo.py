@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from nanwatch.cli.exits import ENVIRONMENT, FINDINGS, FINE, USAGE
 from nanwatch.cli.story import story
-from nanwatch.cli.terminal import err, fail, out, print_json, printable
+from nanwatch.cli.terminal import err, facts, fail, out, print_json, printable
 from nanwatch.errors import SetupError, SinkError
 
 if TYPE_CHECKING:
@@ -69,25 +70,24 @@ def _tell(result: DemoResult, ui_url: str | None) -> None:
     out.print()
     if result.incident is not None and result.bundle is not None:
         out.print(story(result.incident, result.bundle))
-        out.print()
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", justify="right", no_wrap=True)
-    for delivery in result.deliveries:
-        verdict = "signature verified" if delivery.signed else "signature WRONG"
-        title = delivery.body.get("data", {}).get("title", "")
-        table.add_row("webhook", Text(printable(f"{delivery.type}, {verdict}: {title}")))
-    stored = result.stored
-    if stored is not None:
-        amount = f"{stored.keys} charts, {stored.points} points, {stored.artifacts} files"
-        table.add_row("MLflow", Text(f"run {stored.run_id}, {stored.status}: {amount}"))
-        command = f"{_mlflow_command()} ui --backend-store-uri {result.store_uri}"
-        table.add_row("", Text(command if ui_url is None else _page(result, ui_url), style="cyan"))
-    table.add_row("time", Text(f"{result.seconds:.0f} s"))
-    out.print(table)
+    out.print(facts(_rows(result, ui_url)))
     for problem in result.problems:
         out.print(Text(printable(f"missing: {problem}"), style="bold red"))
     if not result.problems:
         out.print(Text("all there: one incident, explained, in MLflow, on disk, and delivered once", style="green"))
+
+
+def _rows(result: DemoResult, ui_url: str | None) -> Iterator[tuple[str, str, str]]:
+    for delivery in result.deliveries:
+        verdict = "signature verified" if delivery.signed else "signature WRONG"
+        yield "webhook", f"{delivery.type}, {verdict}: {delivery.body.get('data', {}).get('title', '')}", ""
+    stored = result.stored
+    if stored is not None:
+        amount = f"{stored.keys} charts, {stored.points} points, {stored.artifacts} files"
+        yield "MLflow", f"run {stored.run_id}, {stored.status}: {amount}", ""
+        command = f"{_mlflow_command()} ui --backend-store-uri {result.store_uri}"
+        yield "", command if ui_url is None else _page(result, ui_url), "cyan"
+    yield "time", f"{result.seconds:.0f} s", ""
 
 
 def _page(result: DemoResult, ui_url: str) -> str:
@@ -99,9 +99,11 @@ def _page(result: DemoResult, ui_url: str) -> str:
 
 
 def _mlflow_command() -> str:
-    """How mlflow is called where this nanwatch is installed."""
+    """How the mlflow beside this nanwatch is called from here."""
     beside = Path(sys.executable).with_name("mlflow")
-    return os.path.relpath(beside) if beside.exists() else "mlflow"
+    if not beside.exists() or shutil.which("mlflow") == str(beside):
+        return "mlflow"
+    return str(beside.relative_to(Path.cwd())) if beside.is_relative_to(Path.cwd()) else str(beside)
 
 
 def _serve(store_uri: str, port: int) -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from nanwatch.bundle.reader import Bundle
 from nanwatch.cli.exits import ENVIRONMENT, FINDINGS, FINE, USAGE
 from nanwatch.cli.run_folder import RunFolder, UnreadableBundle, is_run, latest_run
 from nanwatch.cli.story import headline, place, story
-from nanwatch.cli.terminal import fail, out, print_json, printable
+from nanwatch.cli.terminal import facts, fail, out, print_json, printable
 from nanwatch.errors import BundleError, SettingsError
 from nanwatch.settings import resolve
 
@@ -111,11 +111,7 @@ def _print_run(run: RunFolder, alerts: list[dict[str, Any]]) -> None:
     for model in run.run.get("models", []):
         out.print(f"    {printable(model.get('type'))}, {model.get('parameters')} parameters", markup=False)
     _print_incidents(run)
-    _print_alerts(alerts)
-    if run.ledger:
-        out.print(Text("ledger", style="dim"))
-        for name, value in sorted(_flat(run.ledger)):
-            out.print(f"    {printable(name)} {printable(value)}", markup=False)
+    out.print(facts([*_alert_rows(alerts), *_ledger_rows(run.ledger)]))
 
 
 def _print_incidents(run: RunFolder) -> None:
@@ -134,15 +130,18 @@ def _print_incidents(run: RunFolder) -> None:
         out.print(Text(f"    nanwatch show {one.folder}", style="dim"))
 
 
-def _print_alerts(alerts: list[dict[str, Any]]) -> None:
-    if not alerts:
-        return
-    table = Table("alert", "state", "severity", "step", "what", box=None, padding=(0, 2, 0, 0), header_style="dim")
+def _alert_rows(alerts: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
     for alert in alerts:
-        table.add_row(
-            *(Text(printable(alert.get(name, ""))) for name in ("rule", "state", "severity", "step", "summary"))
-        )
-    out.print(table)
+        style = "red" if alert.get("severity") == "critical" else "yellow"
+        head = f"{alert.get('rule')} {alert.get('state')} at step {alert.get('step')} ({alert.get('severity')})"
+        yield "alert", head, "" if alert.get("state") == "resolved" else style
+        yield "", str(alert.get("summary", "")), ""
+
+
+def _ledger_rows(ledger: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    told = {name: value for name, value in ledger.items() if name not in {"schema", "time"}}
+    for i, (name, value) in enumerate(sorted(_flat(told))):
+        yield "" if i else "ledger", f"{name} {value}", ""
 
 
 def _flat(counts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

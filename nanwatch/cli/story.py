@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from nanwatch.cli.terminal import printable
+from nanwatch.cli.terminal import facts, printable
 from nanwatch.records import Incident, Origin, PathNode
 
 CHAIN_LENGTH = 7
@@ -23,14 +21,9 @@ _PHASES = {
 }
 
 
-def story(incident: Incident, bundle: Path) -> RenderableType:
+def story(incident: Incident, bundle: Path) -> Text:
     """The incident for a person at a terminal."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", justify="right", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, text, style in _rows(incident, bundle):
-        table.add_row(name, Text(printable(text), style=style))
-    return Group(Text(printable(headline(incident)), style="bold red"), table)
+    return Text("\n").join((Text(printable(headline(incident)), style="bold red"), facts(_rows(incident, bundle))))
 
 
 def headline(incident: Incident) -> str:

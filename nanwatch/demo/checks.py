@@ -22,8 +22,8 @@ LEAST_KEYS = 20
 LEAST_POINTS = 3
 CREATED = "nanwatch.incident.created"
 _NEEDED_TAGS = ("nanwatch.status", "nanwatch.first_incident_step", "nanwatch.origin", "nanwatch.cause")
-# Only an incident born in the optimizer's step has its state.
-_NOT_ALWAYS = {"state/optimizer.safetensors"}
+# The state of the optimizer belongs to incidents born in its step, and this model has no buffers.
+_NOT_ALWAYS = {"state/optimizer.safetensors", "state/buffers.safetensors"}
 
 
 @dataclass(frozen=True)

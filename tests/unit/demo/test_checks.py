@@ -19,8 +19,9 @@ LINE = 25
 def incident(line=LINE, file=str(SCRIPT)):
     return Incident(
         id="i1", kind="nonfinite", time="2026-11-23T19:01:02Z", rank=0, world_size=1, step=1, step_total=1,
-        micro_step=0, action="record", seen=Seen("loss", "nan"), origin=Origin("forward", file=file, line=line), path=(),
-        cause=Cause("masked_softmax", "certain"), replay=Replay("reproduced", 1, True, 0.1),
+        micro_step=0, action="record", seen=Seen("loss", "nan"), path=(),
+        origin=Origin("forward", file=file, line=line), cause=Cause("masked_softmax", "certain"),
+        replay=Replay("reproduced", 1, True, 0.1),
     )  # fmt: skip
 
 
