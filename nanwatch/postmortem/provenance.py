@@ -20,6 +20,10 @@ _CONSTANTS = {"aten::masked_fill", "aten::masked_fill_", "aten::full", "aten::fu
               "aten::new_full", "aten::scalar_tensor", "aten::lift_fresh", "aten::lift_fresh_copy", "aten::where",
               "aten::constant_pad_nd", "aten::index_fill", "aten::index_fill_", "aten::detach"}  # fmt: skip
 
+_VIEWS = {"aten::t", "aten::transpose", "aten::view", "aten::_unsafe_view", "aten::expand", "aten::detach", "aten::alias",
+          "aten::squeeze", "aten::unsqueeze", "aten::permute", "aten::slice", "aten::select", "aten::as_strided",
+          "aten::split", "aten::unbind", "aten::lift_fresh"}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class LeafOrigin:
@@ -66,7 +70,7 @@ def find_origin(events: list[Event], root: Event, leaves: Leaves) -> Found:
         event = events[index]
         for source in event.sources:
             if source.event is None and source.state != "finite":
-                leaf = _bad_leaf(source, event, leaves)
+                leaf = _bad_leaf(events, source, event, leaves)
                 if leaf is not None:
                     return Found(None, leaf, _path(events, event, root, reached), reached)
         if index not in intended and _is_birth(event, intended):
@@ -118,13 +122,23 @@ def _intended_leaf(source: Source, leaves: Leaves) -> bool:
     return kind == "constant" or is_mask(source.leaf)
 
 
-def _bad_leaf(source: Source, event: Event, leaves: Leaves) -> LeafOrigin | None:
+def _bad_leaf(events: list[Event], source: Source, event: Event, leaves: Leaves) -> LeafOrigin | None:
     if source.leaf is None or _intended_leaf(source, leaves):
         return None
     kind, name = leaves.classify(source.leaf)
     if kind == "constant" and source.state == "inf":
         return None
-    return LeafOrigin("data" if kind == "constant" else kind, name, source.leaf, event)
+    return LeafOrigin("data" if kind == "constant" else kind, name, source.leaf, _first_use(events, event))
+
+
+def _first_use(events: list[Event], event: Event) -> Event:
+    """The first operation that computes with the value: a view of it is not yet a use."""
+    while event.op in _VIEWS:
+        following = next((e for e in events[event.index + 1 :] if any(s.event == event.index for s in e.sources)), None)
+        if following is None:
+            return event
+        event = following
+    return event
 
 
 def _path(events: list[Event], start: Event, root: Event, reached: frozenset[int]) -> tuple[Event, ...]:

@@ -29,7 +29,7 @@ from nanwatch.probes.watched import WatchedModels
 from nanwatch.records import STATISTICS, NamesRecord, Policy, Record, Seen, StepRecord
 
 ZEROS_EVERY = 16
-REFRESH_EVERY = 100
+REFRESH_EVERY = 16
 CLOSE_AFTER = 20
 """Finite steps that end an incident."""
 MAX_OVERFLOW_CHECKS = 50
@@ -258,7 +258,7 @@ class Tripwire:
         if not bad:
             return
         step.bad_params = True
-        by_id = {id(p): name for p, name in zip(self._watched.parameters, self._watched.names, strict=True)}
+        by_id = {id(p): name for name, p in self._watched.named_parameters()}
         names = tuple(by_id[id(parameters[i])] for i in bad[:20])
         value: Literal["nan", "inf"] = "nan" if any(bool(parameters[i].isnan().any()) for i in bad) else "inf"
         seen = Seen("parameter", value, names, len(bad))

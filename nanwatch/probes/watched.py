@@ -22,7 +22,8 @@ def clean(fqn: str) -> str:
 class WatchedModels:
     """Name -> module for all attach calls of the process; `""` is the name of a model that is watched alone.
 
-    `parameters` holds those that train, in a fixed order: row k of `stats_KS` is `parameters[k]`.
+    `parameters` holds those that train, in a fixed order: row k of `stats_KS` is `parameters[k]`. `ids` are the ids of
+    all parameters, frozen ones too.
     """
 
     def __init__(self) -> None:
@@ -42,14 +43,17 @@ class WatchedModels:
 
     def refresh(self) -> bool:
         """Look for parameters again (heads are added, layers unfrozen); True when the list changed."""
-        found = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        everything = list(self.named_parameters())
+        ids = frozenset(id(p) for _, p in everything)
+        if ids != self.ids:
+            self.ids = ids
+        found = [(name, p) for name, p in everything if p.requires_grad]
         parameters = [p for _, p in found]
         if len(parameters) == len(self.parameters) and all(
             a is b for a, b in zip(parameters, self.parameters, strict=True)
         ):
             return False
         self.parameters, self.names = parameters, tuple(name for name, _ in found)
-        self.ids = frozenset(map(id, parameters))
         self.names_id += 1
         return True
 
