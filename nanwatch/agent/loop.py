@@ -86,8 +86,7 @@ class Loop:
         count = 0
         for rank, reader in self._readers.items():
             count += self._one_rank(rank, reader, final=final)
-        self._write_alerts()
-        if self.positions != self._acknowledged:
+        if self._write_alerts() and self.positions != self._acknowledged:
             self._acknowledge()
         return count
 
@@ -169,13 +168,17 @@ class Loop:
             for outlet in self._outlets:
                 outlet.put(finished)
 
-    def _write_alerts(self) -> None:
+    def _write_alerts(self) -> bool:
+        """Whether all alerts are on disk."""
         try:
             self._alerts.ship(self._clock(), final=False)
         except SinkError as e:
             self._ledger.failed("alerts_jsonl")
             log.warning("%s; kept in memory and tried again", e)
-        self._ledger.sent("alert", int(self._alerts.state()["written"]))
+            return False
+        finally:
+            self._ledger.sent("alert", int(self._alerts.state()["written"]))
+        return True
 
     def _acknowledge(self) -> None:
         positions = self.positions
