@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nanwatch.bundle.upload import UploadPolicy
 from nanwatch.errors import SinkError
 from nanwatch.records import (
     Alert,
@@ -23,7 +24,7 @@ from nanwatch.records import (
     VitalsRecord,
     json_ready,
 )
-from nanwatch.sinks.mlflow_artifacts import ROOT, Uploader, UploadPolicy
+from nanwatch.sinks.mlflow_artifacts import ROOT, Uploader, plan
 from nanwatch.sinks.mlflow_batches import Outgoing
 from nanwatch.sinks.mlflow_host import HostMetrics
 from nanwatch.sinks.mlflow_metrics import StepMetrics
@@ -60,9 +61,10 @@ class MlflowSink:
         self._run_dir = run_dir
         self._clock = clock
         self._policy = UploadPolicy(
+            destination="MLflow",
             batch=settings.get("upload_batch", "full"),
             parameters=settings.get("upload_parameters", "full"),
-            max_mib=float(settings.get("max_upload_mib", 256)),
+            max_mib=settings.get("max_upload_mib", 256),
         )
         self._state = MlflowState.load(run_dir / "mlflow.json")
         self._finder = RunFinder(run, self._state)
@@ -126,8 +128,7 @@ class MlflowSink:
         self._incidents.append(finished)
         if finished.incident.kind == "nonfinite":
             self._tags.incident(finished.incident)
-        if finished.incident.id not in self._state.uploaded:
-            self._waiting.append(finished)
+        self._waiting.append(finished)
         self._worth_a_run = True
 
     def ship(self, now_unix_s: float, *, final: bool) -> bool:
@@ -226,19 +227,24 @@ class MlflowSink:
     def _upload_waiting(self, run: OpenRun) -> SinkError | None:
         """Upload the bundles; a failure is returned, so that a store that takes no files still gets the metrics."""
         while self._waiting:
-            finished = self._waiting[0]
+            name, folder = self._waiting[0].incident.id, self._waiting[0].folder
+            is_there = name in self._state.uploaded
             try:
-                done = self._uploader.incident(run, finished.incident.id, finished.folder, self._policy)
+                if is_there:
+                    done = plan(folder, self._policy)
+                else:
+                    done = self._uploader.incident(run, name, folder, self._policy)
             except SinkError as e:
                 if not e.permanent:
                     return e
-                self._withheld[finished.incident.id] = {"all": str(e)}
+                self._withheld[name] = {"all": str(e)}
             else:
-                self._withheld[finished.incident.id] = done.withheld
+                self._withheld[name] = done.withheld
             self._waiting.pop(0)
             self._files_due = True
-            self._state.uploaded.append(finished.incident.id)
-            self._state.save()
+            if not is_there:
+                self._state.uploaded.append(name)
+                self._state.save()
         return None
 
     def _sample_host(self, run: OpenRun, now_unix_s: float) -> None:

@@ -1,36 +1,25 @@
 """An incident's bundle on its way to MLflow: what people read first goes first, the manifest last.
 
 A bundle there without `manifest.json` is a half upload. What stays on the machine, because the user said so or because
-it is large, is named in `withheld.json` beside it.
+it is large, is named in the manifest.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nanwatch.errors import SinkError
+from nanwatch.bundle.manifest import read_manifest
+from nanwatch.bundle.members import MANIFEST, is_safe_name
+from nanwatch.bundle.upload import UploadPolicy
+from nanwatch.errors import BundleError, SinkError
 from nanwatch.sinks.mlflow_run import OpenRun
 
 ROOT = "nanwatch"
 INCIDENTS = f"{ROOT}/incidents"
 
-_MANIFEST = "manifest.json"
 _FIRST = ("incident.json", "report.html", "traceback.txt", "incident.md")
-_MODEL_STATE = ("state/parameters.safetensors", "state/optimizer.safetensors", "state/buffers.safetensors")
-_PRIVACY = ("none", "stats", "rows", "full")
-_MIB = 1024 * 1024
-
-
-@dataclass(frozen=True)
-class UploadPolicy:
-    """What may leave the machine; values as in Settings."""
-
-    batch: str
-    parameters: str
-    max_mib: float
 
 
 @dataclass(frozen=True)
@@ -48,27 +37,19 @@ def plan(folder: Path, policy: UploadPolicy) -> UploadPlan:
     Raises: SinkError when the manifest cannot be read.
     """
     try:
-        listed = json.loads((folder / _MANIFEST).read_text())["members"]
-    except (OSError, ValueError, KeyError) as e:
-        raise SinkError(f"{folder / _MANIFEST} cannot be read: {e}", permanent=True) from e
-    batch_may_go = _batch_may_go(folder, policy.batch)
+        members = read_manifest(folder).members
+    except BundleError as e:
+        raise SinkError(f"{folder}: {e}", permanent=True) from e
+    # The settings may have become stricter since the bundle was finished: both have a say.
+    withheld = policy.stays(folder) | {name: entry.local for name, entry in members.items() if entry.local}
     sizes: dict[str, int] = {}
-    withheld: dict[str, str] = {}
-    for name in listed:
-        path = folder / name
-        if not _is_plain_member(folder, name):
+    for name, entry in members.items():
+        if name not in withheld and not _is_plain_member(folder, name):
             withheld[name] = "not a plain file of the bundle"
-        elif name.startswith("batch/") and not batch_may_go:
-            withheld[name] = f"upload_batch={policy.batch}"
-        elif name in _MODEL_STATE and policy.parameters != "full":
-            withheld[name] = f"upload_parameters={policy.parameters}"
-        elif path.stat().st_size > policy.max_mib * _MIB:
-            withheld[name] = f"larger than max_upload_mib={policy.max_mib:g}"
-        else:
-            sizes[name] = path.stat().st_size
-    sizes.pop(_MANIFEST, None)
+        elif name not in withheld:
+            sizes[name] = entry.bytes
     order = [*(n for n in _FIRST if n in sizes), *sorted((n for n in sizes if n not in _FIRST), key=lambda n: sizes[n])]
-    return UploadPlan((*order, _MANIFEST), withheld)
+    return UploadPlan((*order, MANIFEST), withheld)
 
 
 class Uploader:
@@ -89,8 +70,6 @@ class Uploader:
         withheld = dict(planned.withheld)
         where = f"{INCIDENTS}/{name}"
         for member in planned.members:
-            if member == _MANIFEST and withheld:
-                self.document(run, {"schema": "nanwatch.withheld/1", "members": withheld}, f"{where}/withheld.json")
             parent = PurePosixPath(where, member).parent.as_posix()
             if not self.file(run, folder / member, parent):
                 withheld[member] = "refused by the server"
@@ -132,19 +111,5 @@ class Uploader:
 
 
 def _is_plain_member(folder: Path, name: str) -> bool:
-    pure = PurePosixPath(name)
     path = folder / name
-    return not pure.is_absolute() and ".." not in pure.parts and not path.is_symlink() and path.is_file()
-
-
-def _batch_may_go(folder: Path, allowed: str) -> bool:
-    """Whether as much as was captured of the batch may leave; unknown counts as all of it."""
-    if allowed == "full":
-        return True
-    try:
-        captured = json.loads((folder / "batch" / "tree.json").read_text())["captured"]
-    except (OSError, ValueError, KeyError, TypeError):
-        captured = "full"
-    if captured not in _PRIVACY or allowed == "none":
-        return False
-    return _PRIVACY.index(captured) <= _PRIVACY.index(allowed)
+    return is_safe_name(name) and not path.is_symlink() and path.is_file()

@@ -90,9 +90,7 @@ class RunFinder:
         """The run of an earlier agent, unless somebody now asks for another server."""
         known = self._state.target
         asked = self._run.settings.get("tracking_uri")
-        if known and known.ours and asked and without_credentials(asked) != known.tracking_uri:
-            return None
-        return known
+        return None if known and asked and without_credentials(asked) != known.tracking_uri else known
 
     def _open(self, uri: str, run_id: str, now_unix_s: float, *, ours: bool = False) -> OpenRun:
         ready_store(uri, now_unix_s)
@@ -110,9 +108,9 @@ class RunFinder:
         with connection.errors():
             experiment_id = _experiment_id(connection.client, self._run.settings.get("experiment"))
             # An earlier attempt may have created the run and lost the answer.
-            found = connection.client.search_runs(
-                [experiment_id], f"tags.`{RUN_TAG}` = '{self._run.name}'", max_results=1
-            )
+            quote = '"' if "'" in self._run.name else "'"
+            wanted = f"tags.`{RUN_TAG}` = {quote}{self._run.name}{quote}"
+            found = connection.client.search_runs([experiment_id], wanted, max_results=1)
             info = (found[0] if found else self._new_run(connection.client, experiment_id)).info
         return self._settle(connection, Target(without_credentials(uri), info.run_id, experiment_id, ours=True))
 
@@ -128,7 +126,7 @@ class RunFinder:
 
     def _settle(self, connection: Connection, target: Target) -> OpenRun:
         if target != self._state.target:
-            self._state.target = target
+            self._state.switch_to(target)
             self._state.save()
         return OpenRun(connection, target)
 
@@ -136,7 +134,6 @@ class RunFinder:
         users, (explicit, _) = self._users, self._asked_run_id()
         if users and opened.target.ours and users.run_id != opened.target.run_id and not explicit:
             self._state.moving_from = opened.target
-            self._state.uploaded, self._state.tags, self._state.host_metrics = [], {}, False
             opened = self._open(users.tracking_uri, users.run_id, now_unix_s)
         if self._state.moving_from:
             _move(self._state.moving_from, opened)

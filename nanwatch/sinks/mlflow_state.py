@@ -41,6 +41,11 @@ class MlflowState:
     host_metrics: bool = False
     """The metrics of the host in this run are ours."""
 
+    def switch_to(self, target: Target) -> None:
+        """From now on it is `target`, in which nothing of ours is yet."""
+        self.target = target
+        self.uploaded, self.tags, self.host_metrics = [], {}, False
+
     def save(self) -> None:
         """Write `mlflow.json`, whole or not at all, readable by the user alone."""
         data = {"schema": SCHEMA, **{f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)[1:]}}

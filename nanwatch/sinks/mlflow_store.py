@@ -47,16 +47,16 @@ def _file_behind(uri: str) -> Path | None:
 
 def _put_in_place(path: Path) -> bool:
     """Build a database and link it to `path`; False when somebody else was faster."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
-        built = Path(folder) / path.name
-        _build(built)
-        try:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+            built = Path(folder) / path.name
+            _build(built)
             os.link(built, path)
-        except FileExistsError:
-            return False
-        except OSError as e:
-            raise SinkError(f"{path.parent} cannot hold an MLflow database: {e}") from e
+    except FileExistsError:
+        return False
+    except Exception as e:
+        raise SinkError(f"an MLflow database at {path} cannot be made: {e}") from e
     return True
 
 
