@@ -34,9 +34,14 @@ _ACTIONS = {
 def incident_data(run: RunRecord, incident: Incident, last: StepRecord | None) -> dict[str, Any]:
     """An incident in words and facts."""
     origin, cause = incident.origin, incident.cause
-    value, place = _value_word(incident), _place(origin)
-    title = f"{value} at step {incident.step_total}{f': {place}' if place else ''} ({run.name})"
-    became = f"was captured: {incident.reason}" if incident.kind == "capture" else f"became {value}"
+    value, place = _value(incident), _place(origin)
+    noun = "Captured" if incident.kind == "capture" else {"nan": "NaN", "inf": "Inf"}.get(value, value)
+    title = f"{noun} at step {incident.step_total}{f': {place}' if place else ''} ({run.name})"
+    became = (
+        f"was captured: {incident.reason}"
+        if incident.kind == "capture"
+        else f"became {'infinite' if value == 'inf' else noun}"
+    )
     sentences = [f"Run {run.name} on {run.host} (rank {incident.rank}), step {incident.step_total}: it {became}."]
     if origin is not None:
         sentences.append(f"The first bad value {_PHASES[origin.phase]}{f': {place}' if place else ''}.")
@@ -147,11 +152,8 @@ def _texts(value: Any) -> list[tuple[Any, Any]]:
     return found
 
 
-def _value_word(incident: Incident) -> str:
-    if incident.kind == "capture":
-        return "Captured"
-    value = incident.origin.value if incident.origin is not None else incident.seen.value
-    return {"nan": "NaN", "inf": "infinite"}.get(value, value)
+def _value(incident: Incident) -> str:
+    return incident.seen.value if incident.origin is None else incident.origin.value
 
 
 def _place(origin: Origin | None) -> str:

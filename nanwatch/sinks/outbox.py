@@ -119,8 +119,9 @@ class Outbox:
     def _load(self, state: State) -> Iterator[Notification]:
         names = {f.name for f in dataclasses.fields(Notification)}
         for path in sorted((self._folder / state).iterdir()):
-            if path.suffix != ".json":
+            if path.suffix == ".tmp":
                 path.unlink(missing_ok=True)  # written aside by a process that died
+            if path.suffix != ".json":
                 continue
             try:
                 data = json.loads(path.read_text())

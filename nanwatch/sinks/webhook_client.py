@@ -196,9 +196,10 @@ def _in_words(error: Exception) -> str:
         return str(error)
     if isinstance(error, NameResolutionError):
         return "the host's name cannot be resolved"
-    if isinstance(error, Urllib3TimeoutError | TimeoutError):
-        return "the connection timed out"
+    # urllib3 calls a refused connection a kind of timeout, so the socket's own error is asked first.
     cause = next((e for e in (error, error.__cause__, error.__context__) if isinstance(e, OSError)), None)
+    if isinstance(cause, TimeoutError) or (cause is None and isinstance(error, Urllib3TimeoutError)):
+        return "the connection timed out"
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"the TLS certificate is not valid: {cause.verify_message}"
     if isinstance(cause, ssl.SSLError):
