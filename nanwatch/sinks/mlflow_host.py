@@ -17,6 +17,8 @@ EVERY_S = 10.0
 WAIT_FOR_USERS_S = 30.0
 """On the user's own run: MLflow's monitor there, if the user has one, shows up after ten seconds."""
 
+_FIRST_AFTER_S = 1.0
+"""A processor's load is that since the reading before."""
 _SHARE = 1 / 200
 _OFF = {"0", "false"}
 
@@ -66,6 +68,7 @@ class HostMetrics:
             self.active = not any(k.startswith("system/") and not k.startswith("system/nanwatch/") for k in keys)
         if self.active:
             self._monitors = _monitors(run)
+            self._due_unix_s = now_unix_s + _FIRST_AFTER_S
 
 
 def _monitors(run: OpenRun) -> list[Any]:
@@ -73,7 +76,6 @@ def _monitors(run: OpenRun) -> list[Any]:
 
     monitors: list[Any] = SystemMetricsMonitor(run.target.run_id, tracking_uri=run.connection.uri).monitors
     for monitor in monitors:
-        # The first reading of a processor's load covers no time.
         monitor.collect_metrics()
         monitor.clear_metrics()
     return monitors

@@ -104,7 +104,7 @@ def test_a_folder_for_the_store_is_made(tmp_path):
 
 
 def test_a_place_that_cannot_hold_a_store_is_named():
-    with pytest.raises(SinkError, match="/proc/nowhere/mlflow.db cannot be made") as refused:
+    with pytest.raises(SinkError, match=r"/proc/nowhere/mlflow\.db cannot be made") as refused:
         ready_store("sqlite:////proc/nowhere/mlflow.db", time.time())
     assert not refused.value.permanent
 
