@@ -9,7 +9,7 @@ from pydantic import Field
 
 from nanwatch.records import EndRecord, LogRecord, StepRecord, Tick
 from nanwatch.rules.advice import readable
-from nanwatch.rules.rule import Finding, Judge, Reading, Rule, Steps
+from nanwatch.rules.rule import CooldownSteps, Finding, Judge, KeepFiringSteps, Reading, Rule, WarmupSteps
 
 if TYPE_CHECKING:
     from nanwatch.rules.series import Moment
@@ -42,9 +42,9 @@ class Heartbeat(Rule):
     scope: ClassVar[Literal["rank", "run"]] = "run"
 
     type: Literal["heartbeat"] = "heartbeat"
-    keep_firing_steps: Steps = 0
-    cooldown_steps: Steps = 0
-    warmup_steps: Steps = 0
+    keep_firing_steps: KeepFiringSteps = 0
+    cooldown_steps: CooldownSteps = 0
+    warmup_steps: WarmupSteps = 0
     timeout_s: float = Field(default=600.0, gt=0, description="Seconds without a step.")
 
     def judge(self) -> Judge:

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nanwatch.errors import RuleError
-from nanwatch.records import Severity
 from nanwatch.rules.defaults import default_rules
 from nanwatch.rules.families import family, known_types
-from nanwatch.rules.rule import Rule, Steps
+from nanwatch.rules.rule import CooldownSteps, ForSteps, KeepFiringSteps, Rule, RuleSeverity, WarmupSteps
 from nanwatch.rules.yaml_source import Path_, Source, read_yaml
 
 _MAX_SHOWN = 10
@@ -25,11 +24,11 @@ class Defaults(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    severity: Severity | None = None
-    for_steps: int | None = Field(default=None, ge=1, le=10_000_000)
-    keep_firing_steps: Steps | None = None
-    cooldown_steps: Steps | None = None
-    warmup_steps: Steps | None = None
+    severity: RuleSeverity | None = None
+    for_steps: ForSteps | None = None
+    keep_firing_steps: KeepFiringSteps | None = None
+    cooldown_steps: CooldownSteps | None = None
+    warmup_steps: WarmupSteps | None = None
     enabled: bool | None = None
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from nanwatch.records import IncidentRecord, Severity, StepRecord
 from nanwatch.rules.advice import readable
-from nanwatch.rules.rule import Finding, Judge, Reading, Rule, Steps
+from nanwatch.rules.rule import CooldownSteps, Finding, Judge, Reading, Rule, RuleSeverity, WarmupSteps
 
 if TYPE_CHECKING:
     from nanwatch.rules.series import Moment
@@ -59,9 +59,9 @@ class NonFinite(Rule):
     inhibits: ClassVar[tuple[str, ...]] = (_NAMES[_ONSET],)
 
     type: Literal["nonfinite"] = "nonfinite"
-    severity: Severity = "critical"
-    cooldown_steps: Steps = 0
-    warmup_steps: Steps = 0
+    severity: RuleSeverity = "critical"
+    cooldown_steps: CooldownSteps = 0
+    warmup_steps: WarmupSteps = 0
     max_scaler_skips: Annotated[int, Field(ge=0)] = Field(
         default=20, description="Steps in a row that GradScaler may skip."
     )
@@ -81,7 +81,9 @@ class _NonFiniteJudge:
 
     def look(self, moment: Moment) -> Reading | None:
         if isinstance(moment.record, IncidentRecord):
-            return self._incident(moment.record)
+            # What the user captured by hand is an incident too, but nothing is wrong with it.
+            captured = getattr(moment.record, "kind", "nonfinite") == "capture"
+            return None if captured else self._incident(moment.record)
         if not isinstance(moment.record, StepRecord):
             return None
         rank = moment.rank

@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 SUMMARY_FIELDS = ("rule", "metric", "value", "limit", "step", "rank", "module", "param", "severity")
 """What `{...}` in a summary may name."""
 
-Steps = Annotated[int, Field(ge=0, le=10_000_000)]
+_LONGEST = 10_000_000
+# Described here, so that a family which has another default keeps the description.
+RuleSeverity = Annotated[
+    Severity, Field(description="`info` stays in the run; `warning` and `critical` also go to the webhook.")
+]
+ForSteps = Annotated[int, Field(ge=1, le=_LONGEST, description="Steps it must hold before it fires.")]
+KeepFiringSteps = Annotated[int, Field(ge=0, le=_LONGEST, description="Good steps after which it is over.")]
+CooldownSteps = Annotated[int, Field(ge=0, le=_LONGEST, description="Steps of silence after it is over.")]
+WarmupSteps = Annotated[int, Field(ge=0, le=_LONGEST, description="Steps of silence after attach.")]
 
 
 @dataclass(frozen=True)
@@ -94,15 +102,11 @@ class Rule(BaseModel):
         pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$",
         description="Unique name; made from type and metric if left out.",
     )
-    severity: Severity = Field(
-        default="warning", description="info stays in the run; warning and critical also go to the webhook."
-    )
-    for_steps: Annotated[int, Field(ge=1, le=10_000_000)] = Field(
-        default=1, description="Steps it must hold before it fires."
-    )
-    keep_firing_steps: Steps = Field(default=20, description="Good steps after which it is over.")
-    cooldown_steps: Steps = Field(default=500, description="Steps of silence after it is over.")
-    warmup_steps: Steps = Field(default=50, description="Steps of silence after attach.")
+    severity: RuleSeverity = "warning"
+    for_steps: ForSteps = 1
+    keep_firing_steps: KeepFiringSteps = 20
+    cooldown_steps: CooldownSteps = 500
+    warmup_steps: WarmupSteps = 50
     enabled: bool = Field(default=True, description="Off: the rule is checked, but not run.")
     summary: str | None = Field(
         default=None, max_length=500, description="Own text; may hold {" + "}, {".join(SUMMARY_FIELDS) + "}."

@@ -12,6 +12,8 @@ def test_every_option_of_every_family_is_in_the_schema_with_a_description():
         assert definition["additionalProperties"] is False
         assert "type" in definition["required"]
         assert definition["properties"]["type"]["const"] == name
+        undescribed = [k for k, v in definition["properties"].items() if k != "type" and not v.get("description")]
+        assert undescribed == []
 
 
 def test_references_stay_inside():
