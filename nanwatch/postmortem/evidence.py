@@ -11,8 +11,8 @@ import torch
 
 from nanwatch.bundle.tree import Capture
 from nanwatch.bundle.writer import EvidenceWriter
+from nanwatch.postmortem.program import buffers_before, data_leaves, function_name, generator_states
 from nanwatch.postmortem.replay import Plan, leaves_of
-from nanwatch.probes.ambient import Rng
 from nanwatch.probes.flight_recorder import Call, Leaf, MappingToken, Ref
 from nanwatch.records import json_ready
 
@@ -63,53 +63,24 @@ def write_batch(writer: EvidenceWriter, made: Plan, parameters: Mapping[int, str
     writer.json("batch/tree.json", document)
 
 
-def write_state(writer: EvidenceWriter, made: Plan, parameters: Mapping[str, torch.Tensor], privacy: Privacy) -> None:
+def write_state(
+    writer: EvidenceWriter,
+    made: Plan,
+    parameters: Mapping[str, torch.Tensor],
+    buffers: Mapping[str, torch.Tensor],
+    privacy: Privacy,
+) -> None:
     """`state/`: generators and buffers as they were before the step, and the parameters."""
-    first = next((c.rng for c in made.calls if isinstance(c.rng, Rng)), None)
-    rng = {} if first is None else {"cpu": first.cpu, **{f"cuda:{i}": s for i, s in first.device.items()}}
-    buffers = {str(i): list(copies.saved) for i, s in enumerate(made.segments[-1:]) for copies in s.buffers}
+    names = {id(b): name for name, b in buffers.items()}
     tree = {
         "schema": "nanwatch.state/1",
-        "rng": writer.tensors("state/rng", rng),
-        "python_rng": None if first is None or first.python is None else json_ready(list(first.python[1])),
-        "buffers": writer.tensors("state/buffers", buffers),
+        "rng": writer.tensors("state/rng", generator_states(made)),
+        "buffers": writer.tensors("state/buffers", buffers_before(made, names, buffers)),
         "parameters": writer.tensors(
             "state/parameters", dict(parameters), mode=privacy.capture_parameters, max_mib=privacy.max_state_mib, hashes=True
         ),
     }
     writer.json("state/tree.json", tree)
-
-
-def describe_program(made: Plan, parameters: Mapping[int, str]) -> dict[str, Any]:
-    """`program.json`: the calls in their order; tensors are numbers of leaves, of outputs, or names of parameters."""
-    leaves = {id(t): i for i, t in enumerate(data_leaves(made, parameters).values())}
-    return {
-        "schema": "nanwatch.program/1",
-        "entries": _unique(c.name for c in made.calls if c.module is not None),
-        "operations": [
-            {
-                "index": c.index,
-                "kind": "entry" if c.module is not None else "function",
-                "op": c.name if c.module is not None else function_name(c),
-                "training": c.training if c.module is not None else None,
-                "grad_enabled": c.ambient.grad_enabled,
-                "autocast": [[device, str(dtype).removeprefix("torch.")] for device, _, dtype in c.ambient.autocast],
-                "args": tokens(c.args, leaves, parameters),
-                "kwargs": tokens(c.kwargs, leaves, parameters),
-                "file": c.stack[0][0].co_filename if c.stack else None,
-                "line": c.stack[0][1] if c.stack else None,
-                "in_place": c.mutates,
-            }
-            for c in made.calls
-        ],
-        "roots": [[r.index, [str(p) for p in r.path]] for r in made.roots],
-        "changed_in_place": made.changed_in_place,
-    }
-
-
-def data_leaves(made: Plan, parameters: Mapping[int, str]) -> dict[int, torch.Tensor]:
-    """Every tensor that came from outside and is no parameter, once, in the order of its first use."""
-    return {id(t): t for c in made.calls for t in leaves_of(c) if id(t) not in parameters}
 
 
 def named_data(made: Plan, parameters: Mapping[int, str]) -> dict[str, torch.Tensor]:
@@ -143,17 +114,6 @@ def source_around(file: str | None, line: int | None) -> dict[str, Any] | None:
     return {"file": file, "first_line": first, "lines": kept, "marked": line}
 
 
-def function_name(call: Call) -> str:
-    """Dotted name of a recorded function, e.g. `torch.nn.functional.cross_entropy`, `torch.Tensor.sum`."""
-    function = call.function
-    name = getattr(function, "__name__", type(function).__name__)
-    if name == "__get__":
-        name = getattr(getattr(function, "__self__", None), "__name__", name)
-    owner = getattr(function, "__objclass__", None)
-    module = getattr(function, "__module__", None) or "torch"
-    return f"torch.Tensor.{name}" if owner is not None else f"{module}.{name}"
-
-
 def readable(value: Any, parameters: Mapping[int, str]) -> Any:
     """A recorded value with tensors in place of leaves, and words in place of outputs and parameters."""
     if isinstance(value, Leaf):
@@ -162,22 +122,6 @@ def readable(value: Any, parameters: Mapping[int, str]) -> Any:
     if isinstance(value, Ref):
         return f"<output of call {value.index}>"
     return _mapped(value, lambda v: readable(v, parameters))
-
-
-def tokens(value: Any, leaves: Mapping[int, int], parameters: Mapping[int, str]) -> Any:
-    """A recorded value as JSON: `{"leaf": 3}`, `{"output": [12, [0]]}`, `{"parameter": "head.weight"}`, `{"value": ...}`."""
-    if isinstance(value, Leaf):
-        name = parameters.get(id(value.tensor))
-        return {"leaf": leaves[id(value.tensor)]} if name is None else {"parameter": name}
-    if isinstance(value, Ref):
-        return {"output": [value.index, [str(p) for p in value.path]]}
-    if isinstance(value, tuple | list):
-        return {"tuple" if isinstance(value, tuple) else "list": [tokens(v, leaves, parameters) for v in value]}
-    if isinstance(value, MappingToken):
-        value = value.items
-    if type(value) is dict:
-        return {"dict": {str(k): tokens(v, leaves, parameters) for k, v in value.items()}}
-    return {"value": json_ready(value)}
 
 
 def _mapped(value: Any, fn: Callable[[Any], Any]) -> Any:
@@ -225,10 +169,6 @@ def _row_values(rows: Sequence[int], data: Mapping[str, torch.Tensor], batch_siz
 def _args_and_kwargs(node: dict[str, Any]) -> dict[str, Any]:
     args, kwargs = node["items"]
     return {"args": args, "kwargs": kwargs}
-
-
-def _unique(names: Iterator[str]) -> list[str]:
-    return list(dict.fromkeys(names))
 
 
 def _free(taken: Mapping[str, Any], name: str) -> str:

@@ -17,6 +17,7 @@ from nanwatch.postmortem import evidence
 from nanwatch.postmortem.cause import name_cause, optimizer_cause, unknown
 from nanwatch.postmortem.environment import describe_environment
 from nanwatch.postmortem.graph import describe_graph, magnitudes
+from nanwatch.postmortem.program import encode_program
 from nanwatch.postmortem.provenance import Found, LeafOrigin, Leaves, find_origin
 from nanwatch.postmortem.replay import Outcome, Plan, ReplayError, changed, plan, run, same_bits
 from nanwatch.postmortem.stand_in import StepFault, run_step_again
@@ -294,9 +295,12 @@ class Examiner:
             shown = evidence.preview(top.file if top else None, top.line if top else None, rows, data, made.batch_size, self._privacy)
             writer.json("preview.json", {**shown, "magnitudes": magnitudes(list(f.events))})
             writer.json("environment.json", describe_environment())
-            writer.json("program.json", evidence.describe_program(made, ids))
+            writer.json("program.json", encode_program(made, ids))
             evidence.write_batch(writer, made, ids, rows, self._privacy)
-            evidence.write_state(writer, made, dict(self._probes.watched.named_parameters()), self._privacy)
+            evidence.write_state(
+                writer, made, dict(self._probes.watched.named_parameters()), dict(self._probes.watched.named_buffers()),
+                self._privacy,
+            )  # fmt: skip
             writer.commit()
         except BaseException:
             writer.abandon()

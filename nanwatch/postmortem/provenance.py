@@ -73,7 +73,7 @@ def find_origin(events: list[Event], root: Event, leaves: Leaves) -> Found:
                 leaf = _bad_leaf(events, source, event, leaves)
                 if leaf is not None:
                     return Found(None, leaf, _path(events, event, root, reached), reached)
-        if index not in intended and _is_birth(event, intended):
+        if index not in intended and event.value != "finite" and _is_birth(event, intended):
             return Found(event, None, _path(events, event, root, reached), reached)
     # Everything upstream is intended: the root itself turned constants into a bad value.
     return Found(root, None, (root,), reached)
@@ -115,11 +115,11 @@ def _intended(events: list[Event], reached: frozenset[int], leaves: Leaves) -> s
 
 
 def _intended_leaf(source: Source, leaves: Leaves) -> bool:
-    """An infinity that came in from outside and is a mask, or a constant of the program."""
+    """An infinity that came in from outside and is a mask, a lone number, or a constant of the program."""
     if source.leaf is None or source.state == "nan":
         return False
     kind, _ = leaves.classify(source.leaf)
-    return kind == "constant" or is_mask(source.leaf)
+    return kind == "constant" or source.leaf.dim() == 0 or is_mask(source.leaf)
 
 
 def _bad_leaf(events: list[Event], source: Source, event: Event, leaves: Leaves) -> LeafOrigin | None:

@@ -29,6 +29,7 @@ _OVERWRITES = {"aten::copy_", "aten::fill_", "aten::zero_", "aten::uniform_", "a
                "aten::random_", "aten::exponential_", "aten::geometric_", "aten::cauchy_", "aten::log_normal_",
                "aten::set_"}  # fmt: skip
 _MAX_FRAMES = 16
+_WORSE = ("finite", "inf", "nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class Source:
     event: int | None
     leaf: torch.Tensor | None
     state: State
+    carried: bool = False
+    """Not read by the operation: it wrote into a part of the storage, and the rest still holds this."""
 
 
 @dataclass(slots=True)
@@ -55,6 +58,8 @@ class Event:
     """In backward: run by the user's own autograd.Function."""
     sources: tuple[Source, ...]
     value: State
+    carried: State
+    """The worst of what the storage that was written holds: part of it may come from earlier operations."""
     absmax: float
     unwritten: bool = False
     nonfinite_scalar: bool = False
@@ -102,6 +107,8 @@ class Tracer(TorchDispatchMode):
             for _, t in inputs
             if not (op in _OVERWRITES and t is written)
         )
+        if written is not None:
+            sources += self._carried_over(written)
         bad_in = any(s.state != "finite" for s in sources)
         before = tuple(summarize(n, t) for n, t in inputs) if written is not None and not _cheap(op) else None
         result = func(*args, **kwargs)
@@ -110,6 +117,15 @@ class Tracer(TorchDispatchMode):
             outputs.append(written)
         self._record(op, func, args, kwargs, inputs, sources, before, outputs, bad_in=bad_in)
         return result
+
+    def _carried_over(self, written: torch.Tensor) -> tuple[Source, ...]:
+        """What stays in the storage when only a part of it is written."""
+        maker = self._maker(written)
+        if maker is None or written.layout != torch.strided:
+            return ()
+        whole = written.untyped_storage().nbytes() // max(1, written.element_size())
+        state = self.events[maker].carried
+        return (Source(maker, None, state, carried=True),) if written.numel() < whole and state != "finite" else ()
 
     def maker_of(self, tensor: torch.Tensor) -> Event | None:
         """The last operation that wrote into the tensor's storage."""
@@ -142,6 +158,7 @@ class Tracer(TorchDispatchMode):
             own_code=bool(own),
             sources=sources,
             value=value,
+            carried=max((value, *(s.state for s in sources if s.carried)), key=_WORSE.index),
             absmax=_absmax(outputs),
             unwritten=op in _UNWRITTEN,
             half=any(o.dtype in (torch.float16, torch.bfloat16) for o in outputs),

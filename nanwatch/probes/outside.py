@@ -28,6 +28,8 @@ _NEVER = {
     "numpy", "__len__", "__bool__", "__repr__", "size", "stride", "dim", "numel", "is_floating_point", "is_complex",
     "data_ptr", "storage", "untyped_storage", "__hash__", "__deepcopy__", "__reduce_ex__", "cpu_", "zero_grad",
     "set_", "__setstate__", "is_contiguous", "get_device", "element_size", "type", "__format__", "__contains__",
+    # Data enters the program here: what they return is a leaf.
+    "tensor", "as_tensor", "asarray", "from_numpy", "frombuffer",
 }  # fmt: skip
 _NEVER_READ = {"grad", "grad_fn", "shape", "dtype", "device", "requires_grad", "is_leaf", "_version", "layout", "ndim",
                "is_sparse", "is_cuda", "names", "output_nr", "is_nested", "is_quantized", "is_meta"}  # fmt: skip

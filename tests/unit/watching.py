@@ -1,0 +1,74 @@
+"""The probes and the post-mortem of one process without an agent: what the in-step tests observe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from nanwatch.postmortem.evidence import Privacy
+from nanwatch.postmortem.examine import Examiner
+from nanwatch.probes.ensemble import Probes
+from nanwatch.probes.tripwire import Trip
+from nanwatch.records import Incident, NamesRecord, StepRecord
+
+
+@dataclass
+class Watching:
+    """Everything that the probes said."""
+
+    probes: Probes
+    records: list = field(default_factory=list)
+    trips: list[Trip] = field(default_factory=list)
+    incidents: list[Incident] = field(default_factory=list)
+    folds: list = field(default_factory=list)
+
+    @property
+    def steps(self) -> list[StepRecord]:
+        return [r for r in self.records if isinstance(r, StepRecord)]
+
+    @property
+    def names(self) -> NamesRecord:
+        return [r for r in self.records if isinstance(r, NamesRecord)][-1]
+
+    @property
+    def incident(self) -> Incident:
+        assert len(self.incidents) == 1, [i.seen for i in self.incidents]
+        return self.incidents[0]
+
+
+@contextmanager
+def watching(
+    models: nn.Module | dict[str, nn.Module], folder: Path, *, policy: str = "record", start_step: int = 0, **privacy: object
+) -> Iterator[Watching]:
+    def fault(probe: str, error: BaseException) -> None:
+        raise AssertionError(f"{probe} failed") from error
+
+    def on_trip(trip: Trip) -> None:
+        out.trips.append(trip)
+        out.incidents.append(examiner.examine(trip))
+
+    probes = Probes(
+        policy=policy, rank=0, start_step=start_step, emit=lambda r: out.records.append(r), on_trip=on_trip,
+        is_overflow_real=lambda t: examiner.overflow_is_real(t), on_fold=lambda *a: out.folds.append(a),
+        report=fault, strict=True,
+    )  # fmt: skip
+    out = Watching(probes)
+    settings = {"capture_batch": "full", "capture_parameters": "full", "max_batch_mib": 64, "max_state_mib": 64,
+                "redact": None} | privacy  # fmt: skip
+    examiner = Examiner(
+        probes, folder / "incidents", rank=0, world_size=1, start_step=start_step, policy=policy,
+        privacy=Privacy(**settings), mlflow_run_id=lambda: None, new_id=lambda step: f"step-{step}-{len(out.incidents)}",
+    )  # fmt: skip
+    named = models if isinstance(models, dict) else {"": models}
+    for name, model in named.items():
+        probes.add(name, model)
+    examiner.known_parameters.update(n for n, _ in probes.watched.named_parameters())
+    try:
+        yield out
+    finally:
+        for name in list(probes.names):
+            probes.remove(name)
