@@ -15,11 +15,15 @@ from types import FrameType
 
 log = logging.getLogger("nanwatch.agent")
 
+NICENESS = 5
+"""Where the training needs all cores, the training gets them."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve one run's folder until its trainer is gone and everything is shipped."""
     args = _parse(argv)
     os.umask(0o077)
+    os.nice(NICENESS)
     for variable in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
         os.environ.setdefault(variable, "true")
 

@@ -30,6 +30,8 @@ def open_log(run_dir: Path) -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    # Else logging's last resort prints their warnings to stderr, which may be this very file.
+    logging.getLogger().addHandler(logging.NullHandler())
 
 
 class OncePerMinute(logging.Filter):

@@ -3,40 +3,47 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING
 
 from nanwatch.bundle.members import EVIDENCE, MANIFEST, is_safe_id
-from nanwatch.bundle.private_file import write_private
+from nanwatch.bundle.upload import UploadPolicy
 from nanwatch.errors import BundleError
 from nanwatch.records import Incident
 from nanwatch.sinks.sink import FinishedIncident
 
-log = logging.getLogger("nanwatch.agent")
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-Finish = Callable[[Path, pa.Table], Incident]
-History = Callable[[int], pa.Table]
+Finish = Callable[[Path, "pa.Table", UploadPolicy], Incident]
+History = Callable[[int], "pa.Table"]
 """Step -> the statistics of the last steps up to it."""
 
 
-def finish_with_report(folder: Path, history: pa.Table) -> Incident:
+def finish_with_report(folder: Path, history: pa.Table, upload: UploadPolicy) -> Incident:
     """The report room's finish, imported at the first incident: most runs never need its templates."""
     from nanwatch.report.finish import finish
 
-    return finish(folder, history)
+    return finish(folder, history, upload)
 
 
 class IncidentFinisher:
-    """Finishes each incident of a run once and remembers which ones were handed on."""
+    """Finishes each incident of a run once and remembers which ones were handed on.
 
-    def __init__(self, run_dir: Path, history: History, finish: Finish = finish_with_report) -> None:
+    `upload` says at the time of asking what will leave the machine and where to, for the report to tell.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        history: History,
+        upload: Callable[[], UploadPolicy],
+        finish: Finish = finish_with_report,
+    ) -> None:
         self._incidents = run_dir / "incidents"
         self._history = history
+        self._upload = upload
         self._finish = finish
         self._handed_on: set[str] = set()
 
@@ -56,9 +63,7 @@ class IncidentFinisher:
         facts = _facts(folder)
         if (folder / MANIFEST).exists():
             return FinishedIncident(facts, folder)
-        history = self._history(facts.step)
-        write_private(folder / "history.parquet", _parquet(history))
-        return FinishedIncident(self._finish(folder, history), folder)
+        return FinishedIncident(self._finish(folder, self._history(facts.step), self._upload()), folder)
 
     def unfinished(self) -> list[str]:
         """Incidents with the trainer's evidence and without a manifest, oldest first: a trainer or agent died there."""
@@ -79,9 +84,3 @@ def _facts(folder: Path) -> Incident:
         return Incident.from_json(json.loads((folder / "incident.json").read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise BundleError(f"incident.json of {folder.name} cannot be read: {type(e).__name__}: {e}") from e
-
-
-def _parquet(table: pa.Table) -> bytes:
-    buffer = BytesIO()
-    pq.write_table(table, buffer, compression="zstd", use_dictionary=["tensor"])
-    return buffer.getvalue()

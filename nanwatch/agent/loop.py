@@ -148,6 +148,8 @@ class Loop:
     def _note(self, record: NoteRecord) -> None:
         if record.reason.startswith("dropped"):
             self._ledger.dropped(record.reason.removeprefix("dropped").lstrip("_") or "unknown", record.count)
+        elif record.reason.startswith("fault_"):
+            self._ledger.failed(record.reason.removeprefix("fault_"), record.count)
         else:
             self._ledger.seen(f"note_{record.reason}", record.count)
         log.info("rank %d notes %s (%d): %s", record.rank, record.reason, record.count, record.text)

@@ -11,6 +11,7 @@ from typing import Any
 
 from nanwatch.agent.run_file import MLFLOW_FACTS
 from nanwatch.agent.sink_runner import SinkRunner
+from nanwatch.bundle.upload import UploadPolicy
 from nanwatch.records import RunRecord
 from nanwatch.sinks.sink import RunEnd, Sink
 
@@ -42,6 +43,18 @@ class Outlets:
         state = next((runner.state() for runner in self.runners if runner.name == "mlflow"), {})
         facts = {key: state[key] for key in MLFLOW_FACTS if state.get(key) is not None}
         return facts if "run_id" in facts else {}
+
+    def upload_policy(self) -> UploadPolicy:
+        """What of a bundle will leave the machine, and where to."""
+        settings = self._run.settings
+        place = self.mlflow_facts().get("tracking_uri")
+        destination = f"MLflow at {place}" if place else "MLflow"
+        return UploadPolicy(
+            destination=destination if settings.get("mlflow") else None,
+            batch=settings.get("upload_batch", "full"),
+            parameters=settings.get("upload_parameters", "full"),
+            max_mib=settings.get("max_upload_mib", 256),
+        )
 
     def finish(self, end: RunEnd | None, deadline_s: Callable[[], float]) -> bool:
         """Ship what is left and close, all at once; True when every sink came to its end before `deadline_s()`.

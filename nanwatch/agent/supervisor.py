@@ -52,8 +52,8 @@ class Supervisor:
         self._trainers = Trainers(pid, start_time_unix_s)
         self._vitals = Vitals(pid, run_dir)
         self._ledger = Ledger(run_dir)
+        self._earlier_end = self._ledger.earlier_end()
         self._outlets = Outlets(self._run, run_dir, environ)
-        self._end: RunEnd | None = None
 
     def terminate(self) -> None:
         """Ask for an early end, for a signal handler; asked twice, nothing is waited for."""
@@ -69,7 +69,9 @@ class Supervisor:
             self._timeline = Timeline(self._run_dir, history_steps=history_steps)
             self._alerts = JsonlSink(self._run_dir / "alerts.jsonl", time.time)
             self._finisher = IncidentFinisher(
-                self._run_dir, lambda step: self._timeline.history(history_steps, until_step=step)
+                self._run_dir,
+                history=lambda step: self._timeline.history(history_steps, until_step=step),
+                upload=self._outlets.upload_policy,
             )
             self._loop = Loop(
                 self._run_dir,
@@ -142,18 +144,25 @@ class Supervisor:
             self._ledger.failed("torn_bundle")
             log.warning("the trainer ended while it wrote incidents/%s; what is there is not complete", name)
         self._merge_timeline()
-        if self._trainers.all_over:
-            self._end = self._trainers.end()
-            log.info("the run is over: %s (%s) %s", self._end.reason, self._end.status, self._end.detail)
-        else:
-            log.info("told to end while the trainer lives; a later agent or `nanwatch sync` goes on")
+        end = self._tell_end()
         ending_s = time.monotonic()
         self._keep_books()
-        self._outlets.finish(self._end, lambda: self._deadline_s(ending_s))
+        self._outlets.finish(end, lambda: self._deadline_s(ending_s))
         self._trainers.close()
         self._keep_books()
-        if self._end is not None:
-            self._alerts.close(self._end)
+        if end is not None:
+            self._alerts.close(end)
+
+    def _tell_end(self) -> RunEnd | None:
+        if not self._trainers.all_over:
+            log.info("told to end while the trainer lives; a later agent or `nanwatch sync` goes on")
+            return None
+        end = self._trainers.end()
+        if end.reason == "vanished" and self._earlier_end is not None:
+            end = self._earlier_end
+        log.info("the run is over: %s (%s) %s", end.reason, end.status, end.detail)
+        self._ledger.end = end
+        return end
 
     def _told_to_end(self, now_s: float) -> bool:
         since_s = self._terminated_at_s

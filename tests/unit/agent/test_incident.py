@@ -1,10 +1,10 @@
 import json
 
-import pyarrow.parquet as pq
 import pytest
 
 from nanwatch.agent.incident import IncidentFinisher
 from nanwatch.agent.timeline_rows import rows
+from nanwatch.bundle.upload import UploadPolicy
 from nanwatch.errors import BundleError
 from nanwatch.records import Incident
 from nanwatch.testing import example_incident, example_step
@@ -29,23 +29,22 @@ def finisher(tmp_path):
         asked.append(step)
         return rows([example_step(step)], {})
 
-    def finish(folder, table):
-        assert len(table) == 3
+    def finish(folder, table, upload):
+        assert upload.destination == "MLflow at http://h"
+        assert table.column("step").to_pylist() == [3, 3, 3]
         (folder / "manifest.json").write_text("{}")
         return Incident.from_json(json.loads((folder / "incident.json").read_text()))
 
-    return IncidentFinisher(tmp_path, history, finish), asked
+    return IncidentFinisher(tmp_path, history, lambda: UploadPolicy("MLflow at http://h"), finish), asked
 
 
-def test_the_history_up_to_the_step_goes_into_the_bundle(tmp_path, incidents):
+def test_a_bundle_is_finished_with_the_history_up_to_its_step(tmp_path, incidents):
     folder = evidence(incidents)
     made, asked = finisher(tmp_path)
     finished = made.finish("one")
     assert finished.folder == folder
     assert finished.incident.id == "one"
     assert asked == [3]
-    assert pq.read_table(folder / "history.parquet").column("step").to_pylist() == [3, 3, 3]
-    assert (folder / "history.parquet").stat().st_mode & 0o777 == 0o600
 
 
 def test_each_incident_is_handed_on_once(tmp_path, incidents):

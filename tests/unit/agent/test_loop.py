@@ -9,6 +9,7 @@ from nanwatch.agent.incident import IncidentFinisher
 from nanwatch.agent.ledger import Ledger
 from nanwatch.agent.loop import Loop
 from nanwatch.agent.timeline import Timeline
+from nanwatch.bundle.upload import UploadPolicy
 from nanwatch.records import EndRecord, Incident, IncidentRecord, NamesRecord, NoteRecord, StepRecord, Tick
 from nanwatch.rules.defaults import default_rules
 from nanwatch.rules.engine import RuleEngine
@@ -46,7 +47,7 @@ class Bench:
         self.ledger = Ledger(folder)
         self.farewells = Farewells()
         self.finisher = IncidentFinisher(
-            folder, lambda step: self.timeline.history(5, until_step=step), finish or self.finish
+            folder, lambda step: self.timeline.history(5, until_step=step), UploadPolicy, finish or self.finish
         )
         self.acks_at_finish = []
         rules = rules or RuleEngine(default_rules(), strict=True)
@@ -55,7 +56,7 @@ class Bench:
             trainers=self.farewells, outlets=[self.outlet], ledger=self.ledger, clock=lambda: 0.0,
         )  # fmt: skip
 
-    def finish(self, folder, history):
+    def finish(self, folder, history, upload):
         self.acks_at_finish.append(self.ack())
         (folder / "manifest.json").write_text("{}")
         return Incident.from_json(json.loads((folder / "incident.json").read_text()))
@@ -126,11 +127,10 @@ def test_an_incident_is_whole_before_the_acknowledgement_and_reaches_the_sinks(b
     assert bench.acks_at_finish == [None]
     assert bench.ack() == {"0": list(writer.position)}
     assert isinstance(bench.outlet[-1], FinishedIncident)
-    assert (folder / "history.parquet").exists()
 
 
 def test_a_bundle_that_cannot_be_finished_costs_only_itself(tmp_path):
-    def broken(folder, history):
+    def broken(folder, history, upload):
         raise RuntimeError("a template is broken")
 
     bench = Bench(tmp_path, finish=broken)
