@@ -38,10 +38,10 @@ class UploadPolicy:
         kept: dict[str, str] = {}
         if not self.rows_may_leave:
             kept["preview.json"] = f"upload_batch = {self.batch}: it holds values of the offending rows"
-        if self.batch == "none":
-            kept["batch/tree.json"] = "upload_batch = none"
-        if _ORDER.index(_captured(folder)) > _ORDER.index(self.batch):
-            kept["batch/tensors.safetensors"] = f"upload_batch = {self.batch}: it holds more of the batch than that"
+        if self.batch == "none" or _ORDER.index(_captured(folder)) > _ORDER.index(self.batch):
+            # The tree goes with the tensors: numbers and text of the batch stand in it.
+            for name in ("batch/tree.json", "batch/tensors.safetensors"):
+                kept[name] = f"upload_batch = {self.batch}: it holds more of the batch than that"
         if self.parameters != "full":
             for name in ("state/parameters.safetensors", "state/buffers.safetensors", "state/optimizer.safetensors"):
                 kept[name] = f"upload_parameters = {self.parameters}"

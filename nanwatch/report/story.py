@@ -1,0 +1,160 @@
+"""The incident in sentences. Everything here follows from `incident.json` alone."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+from nanwatch.records import Incident, Origin
+from nanwatch.report.figures import plural
+
+_VALUES = {"nan": "NaN", "inf": "infinity", "none": "not finite"}
+_PHASES = {
+    "data": "came in with the batch",
+    "params": "was in the model before the step",
+    "forward": "was made inside the model",
+    "loss": "was made in the loss code, after the model",
+    "backward": "was made in the backward pass",
+    "optimizer": "was made by the optimizer's step",
+}
+_VERDICTS = {
+    "reproduced": "Reproduced",
+    "not_reproduced": "Not reproduced",
+    "failed": "Replay failed",
+}
+_ACTIONS = {
+    "record": "recorded, training went on",
+    "skip": "the update was skipped",
+    "stop": "training was stopped",
+}
+
+
+def headline(incident: Incident) -> str:
+    """What happened, in one short sentence."""
+    step = f"step {incident.step:,}"
+    if incident.kind == "capture":
+        return f"Captured on request at {step}"
+    value = _VALUES[incident.seen.value]
+    if incident.seen.where == "loss":
+        return f"The loss became {value} at {step}"
+    if incident.seen.where == "none":
+        return f"A value became {value} at {step}"
+    count = max(incident.seen.count, 1)
+    noun = {"grad": "gradient", "parameter": "parameter", "output": "output"}[incident.seen.where]
+    return f"{plural(count, noun)} became {value} at {step}"
+
+
+def lead(incident: Incident) -> str:
+    """Where it began, and the first reason why."""
+    if incident.kind == "capture" and incident.origin is None:
+        return incident.reason or "Nothing was wrong: somebody asked for a picture of this step."
+    if incident.origin is None:
+        return "Where it began could not be found. What was seen, and what a replay needs, is below."
+    why = incident.cause.why[0].rstrip(".") + "." if incident.cause.why else ""
+    return f"{origin_sentence(incident.origin)} {why[:1].upper()}{why[1:]}".strip()
+
+
+def origin_sentence(origin: Origin) -> str:
+    """What made the first bad value, and where."""
+    value = _VALUES.get(origin.value, origin.value)
+    at = f" ({place(origin)})" if origin.file else ""
+    if origin.phase == "data":
+        leaf = f" in {origin.inputs[0].name}" if origin.inputs else ""
+        first_use = f" It is first used at {place(origin)}." if origin.file else ""
+        return f"The {value} came in with the batch{leaf}.{first_use}"
+    if origin.phase == "params":
+        return f"The {value} was in {origin.param or 'a parameter or buffer'} before the step began{at}."
+    doer = origin.op.removeprefix("aten::") if origin.op else "An operation"
+    where = {
+        "forward": f"in {module_text(origin)}",
+        "loss": "in the loss code",
+        "backward": f"in the backward pass of {module_text(origin)}" if origin.module else "in the backward pass",
+        "optimizer": "in the optimizer's step" + (f" on {origin.param}" if origin.param else ""),
+    }[origin.phase]
+    return f"{doer} made the first {value} {where}{at}."
+
+
+def module_text(origin: Origin) -> str:
+    """The module's path, or what stands for it."""
+    if origin.module is None:
+        return "code outside the model"
+    return (
+        origin.module or f"the model itself ({origin.module_type})"
+        if origin.module_type
+        else origin.module or "the model"
+    )
+
+
+def place(origin: Origin) -> str:
+    """`model.py:28`."""
+    return f"{PurePath(origin.file).name}:{origin.line}" if origin.file else "outside Python"
+
+
+def phase_sentence(origin: Origin) -> str:
+    """`forward: was made inside the model`, as words."""
+    return f"The value {_PHASES[origin.phase]}."
+
+
+def verdict_text(incident: Incident) -> str:
+    """The verdict as a badge says it."""
+    bits = ", bit for bit" if incident.replay.bitwise and incident.replay.verdict == "reproduced" else ""
+    return _VERDICTS[incident.replay.verdict] + bits
+
+
+def verdict_sentence(incident: Incident) -> str:
+    """What the verdict means for the reader."""
+    replay = incident.replay
+    times = plural(replay.attempts, "replay")
+    if replay.verdict == "reproduced":
+        how = "gave the same bits" if replay.bitwise else "gave a non-finite value again, though not the same bits"
+        return f"{times} of this step {how}. What is said below was measured on it."
+    if replay.verdict == "not_reproduced":
+        return (
+            f"{times} of this step stayed finite. Randomness that is not part of the evidence, a race or faulty "
+            "hardware can be behind that; what is said below is less certain."
+        )
+    return (
+        f"The step could not be run again: {replay.error or 'no reason was given'}. What is said below was seen live."
+    )
+
+
+def action_text(incident: Incident) -> str:
+    """What was done about it."""
+    return _ACTIONS[incident.action]
+
+
+def cause_title(label: str) -> str:
+    """The cause's label as words."""
+    return _CAUSES.get(label) or label.replace("_", " ").capitalize()
+
+
+_CAUSES = {
+    "log_of_zero": "Logarithm of zero",
+    "division_by_zero": "Division by zero",
+    "sqrt_zero_grad": "Square root of zero: its gradient is infinite",
+    "pow_zero_grad": "Power of zero: its gradient is infinite",
+    "where_gradient": "The branch that torch.where did not take",
+    "invalid_domain": "Outside the function's domain",
+    "overflow_exp": "Exponential overflow",
+    "overflow_low_precision": "Overflow of a low-precision type",
+    "exploding_activation": "Activations that grew without bound",
+    "masked_softmax": "Softmax over a row that is masked completely",
+    "empty_reduction": "Mean or variance of nothing",
+    "bad_input": "Bad values in the input",
+    "bad_label": "Bad values in the labels",
+    "bad_init": "A parameter that was never initialised well",
+    "bad_checkpoint": "Bad values in a loaded checkpoint",
+    "uninitialised_memory": "Memory that was read before it was written",
+    "degenerate_linalg": "A matrix that the decomposition cannot handle",
+    "custom_function_bug": "A fault in a custom autograd function",
+    "optimizer_eps": "The optimizer's eps is too small",
+    "nonfinite_lr": "The learning rate is not finite",
+    "lr_too_high": "Learning rate too high",
+    "exploding_gradient": "Exploding gradient",
+    "vanishing_gradient": "Vanishing gradient",
+    "dead_relu": "Dead ReLU units",
+    "saturated_activation": "Saturated activations",
+    "params_not_in_optimizer": "Parameters that no optimizer updates",
+    "imbalanced_data": "Imbalanced data",
+    "hardware_fault": "Hardware fault suspected",
+    "unknown": "Cause not recognised",
+}
