@@ -42,7 +42,9 @@ class Settings(BaseModel):
     webhook: SecretStr | None = Field(None, description="URL that gets incidents and alerts.")
     webhook_secret: SecretStr | None = Field(None, description="whsec_... secret that signs the webhooks.")
     on_nonfinite: Literal["record", "skip", "stop"] = Field("record", description="What happens to a poisoned step.")
-    guard: Literal["auto", "shadow", "sync", "freeze", "none"] = Field("auto", description="How pre-step parameters are kept.")
+    guard: Literal["auto", "shadow", "sync", "freeze", "none"] = Field(
+        "auto", description="How pre-step parameters are kept."
+    )
     max_shadow_mib: int = Field(256, ge=0)
     history_steps: int = Field(200, ge=1, description="Steps of statistics kept for the bundle.")
     max_incidents: int = Field(5, ge=0, description="Bundles a run; later incidents are counted.")
@@ -65,7 +67,9 @@ class Settings(BaseModel):
         return self.model_dump(mode="json", exclude=left_out)
 
 
-def resolve(keywords: Mapping[str, Any], environ: Mapping[str, str] | None = None, folder: Path | None = None) -> Settings:
+def resolve(
+    keywords: Mapping[str, Any], environ: Mapping[str, str] | None = None, folder: Path | None = None
+) -> Settings:
     """The settings in force for `keywords` given to attach (None means not given).
 
     Raises: SettingsError with a suggestion for an unknown name, with the place for an invalid value.

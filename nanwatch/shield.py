@@ -20,7 +20,9 @@ R = TypeVar("R")
 class Shield:
     """Contains the faults of one probe. `faults` counts them; `blown` says that the probe was switched off."""
 
-    def __init__(self, name: str, report: Callable[[str, BaseException], None], *, limit: int = 3, strict: bool = False) -> None:
+    def __init__(
+        self, name: str, report: Callable[[str, BaseException], None], *, limit: int = 3, strict: bool = False
+    ) -> None:
         self.name = name
         self.faults = 0
         self._report = report

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from nanwatch.records import Alert, Incident
 from nanwatch.rules.load import load_rules
 from nanwatch.rules.rule import Rule
 from nanwatch.settings import Settings, resolve, switch
-from nanwatch.sinks.webhook import check_secret
+from nanwatch.sinks.standard_webhooks import check_secret
 from nanwatch.trainer.process import TrainerRun
 
 log = logging.getLogger("nanwatch")
@@ -88,17 +88,19 @@ class Watch:
         return True if self._run is None else self._run.flush(timeout)
 
     def detach(self) -> None:
-        """Remove every hook and patch: the models are as before. With the last model the run ends. Safe to call twice."""
+        """Remove every hook and patch: the models are as before. With the last model the run ends."""
         if self._run is None or self._run.closed:
             return
         self._run.remove(self._names)
         if not self._run.probes.names:
             self._run.close("detached")
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.detach()
 
 
@@ -120,7 +122,7 @@ def attach(
 
     Raises: SetupError where something is asked for that cannot be, with what to do about it.
     """
-    global _run
+    global _run  # noqa: PLW0603 one run a process is the point
     if switch("DISABLED"):
         return Watch(None, [])
     _check_torch()
@@ -168,9 +170,13 @@ def _checked(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Module]
             raise SetupError(f"attach() got the name {name!r}: a model's name is a non-empty string without '/'")
         parameters = list(m.parameters())
         if not parameters:
-            raise SetupError(f"{type(m).__name__} has no parameters, so there is nothing to watch: attach the model that is trained")
+            raise SetupError(
+                f"{type(m).__name__} has no parameters, so there is nothing to watch: attach the model that is trained"
+            )
         if not any(p.requires_grad for p in parameters):
-            log.warning("nanwatch: no parameter of %s requires a gradient yet; statistics begin when one does", type(m).__name__)
+            log.warning(
+                "nanwatch: no parameter of %s requires a gradient yet; statistics begin when one does", type(m).__name__
+            )
     return models
 
 
@@ -195,7 +201,9 @@ def _differences(a: Settings, b: Settings) -> str:
 
 def _check_guard(settings: Settings) -> None:
     if settings.guard in {"shadow", "freeze"}:
-        raise SetupError(f"guard={settings.guard!r} is not available: use 'auto' or 'sync' (decides before each step) or 'none'")
+        raise SetupError(
+            f"guard={settings.guard!r} is not available: use 'auto' or 'sync' (decides before each step) or 'none'"
+        )
     if settings.guard == "none" and settings.on_nonfinite != "record":
         raise SetupError(f"guard='none' cannot keep on_nonfinite={settings.on_nonfinite!r}: use 'auto'")
 
@@ -204,7 +212,8 @@ def _check_torch() -> None:
     absent = missing()
     if absent:
         raise SetupError(
-            f"torch {torch.__version__} lacks {', '.join(absent)}, which nanwatch needs; it was tried with torch {', '.join(TRIED)}"
+            f"torch {torch.__version__} lacks {', '.join(absent)}, which nanwatch needs; "
+            f"it was tried with torch {', '.join(TRIED)}"
         )
 
 

@@ -57,7 +57,7 @@ def replay_bundle(folder: Path, factory: str) -> Again:
     bundle = Bundle.open(folder)
     models = WatchedModels()
     made = _call(factory)
-    for name, model in (made.items() if isinstance(made, Mapping) else [("", made)]):
+    for name, model in made.items() if isinstance(made, Mapping) else [("", made)]:
         models.add(name, model)
     _load_state(bundle, models)
     batch = bundle.json("batch/tree.json")

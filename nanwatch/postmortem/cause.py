@@ -48,7 +48,19 @@ _REDUCTIONS = {"mean", "var", "std", "var_mean", "std_mean", "nll_loss_forward",
 _LINALG = {"linalg_eigh", "linalg_eig", "linalg_svd", "linalg_qr", "linalg_inv_ex", "linalg_cholesky_ex",
            "linalg_solve_ex", "cholesky", "lu_solve", "linalg_lu_factor_ex", "triangular_solve", "linalg_det",
            "linalg_slogdet", "slogdet", "logdet", "linalg_eigvalsh", "symeig", "linalg_lstsq"}  # fmt: skip
-_DOMAINS = {"acos", "asin", "atanh", "acosh", "lgamma", "digamma", "polygamma", "erfinv", "special_erfinv", "sqrt", "log"}
+_DOMAINS = {
+    "acos",
+    "asin",
+    "atanh",
+    "acosh",
+    "lgamma",
+    "digamma",
+    "polygamma",
+    "erfinv",
+    "special_erfinv",
+    "sqrt",
+    "log",
+}
 _POWERS = {"pow", "float_power"}
 _SELECTIONS = {"aten::where", "aten::masked_fill", "aten::masked_fill_", "aten::index", "aten::masked_select"}
 _CASTS = {"to_copy", "to", "copy"}
@@ -76,7 +88,7 @@ def name_cause(phase: Phase, event: Event | None, found: Found, events: list[Eve
 
 def short(op: str) -> str:
     """`aten::_log_softmax` -> `log_softmax`, `aten::div_` -> `div`."""
-    return op.split("::")[-1].strip("_").removeprefix("foreach_")
+    return op.rpartition("::")[2].strip("_").removeprefix("foreach_")
 
 
 # --- judges of forward operations ---
@@ -85,7 +97,11 @@ def short(op: str) -> str:
 def _uninitialised(e: Evidence) -> Cause | None:
     if not e.event.unwritten:
         return None
-    return _cause("uninitialised_memory", "certain", f"{e.event.op} returns memory as it lies, and it was read before it was written")
+    return _cause(
+        "uninitialised_memory",
+        "certain",
+        f"{e.event.op} returns memory as it lies, and it was read before it was written",
+    )
 
 
 def _half(e: Evidence) -> Cause | None:
@@ -95,13 +111,22 @@ def _half(e: Evidence) -> Cause | None:
         return None
     output = e.event.output
     limit = {"float16": "65,504", "bfloat16": "3.4e38"}.get(output.dtype if output else "", "its largest value")
-    return _cause("overflow_low_precision", "certain", f"the result does not fit into {output.dtype if output else 'the type'}, whose limit is {limit}", *_ranges(e))
+    return _cause(
+        "overflow_low_precision",
+        "certain",
+        f"the result does not fit into {output.dtype if output else 'the type'}, whose limit is {limit}",
+        *_ranges(e),
+    )
 
 
 def _ctc(e: Evidence) -> Cause | None:
     if "ctc_loss" not in e.op:
         return None
-    return _cause("bad_label", "likely", "the CTC loss is infinite when a target is longer than its input allows (repeated labels need a blank between them)")
+    return _cause(
+        "bad_label",
+        "likely",
+        "the CTC loss is infinite when a target is longer than its input (repeated labels need a blank between them)",
+    )
 
 
 def _log(e: Evidence) -> Cause | None:
@@ -119,7 +144,11 @@ def _masked(e: Evidence) -> Cause | None:
     if e.op not in _SOFTMAXES:
         return None
     if any(s.state == "inf" for s in e.event.sources) or "attention" in e.op:
-        return _cause("masked_softmax", "certain", "a whole row is -inf: every position of it is masked, and softmax of nothing is 0 / 0")
+        return _cause(
+            "masked_softmax",
+            "certain",
+            "a whole row is -inf: every position of it is masked, and softmax of nothing is 0 / 0",
+        )
     return None
 
 
@@ -141,7 +170,9 @@ def _division(e: Evidence) -> Cause | None:
     divisor = e.input("other", "tensor2") or e.input("self")
     if e.op == "rsqrt" and divisor is not None and divisor.min is not None and divisor.min < 0:
         return _cause("invalid_domain", "certain", f"rsqrt of {divisor.min:.6g}")
-    zero = divisor is not None and divisor.min is not None and divisor.max is not None and divisor.min <= 0 <= divisor.max
+    zero = (
+        divisor is not None and divisor.min is not None and divisor.max is not None and divisor.min <= 0 <= divisor.max
+    )
     if zero or divisor is None:
         what = "0 / 0" if e.event.value == "nan" else "a division by zero"
         return _cause("division_by_zero", "certain", f"{what}: the divisor holds zeros", *_ranges(e))
@@ -202,7 +233,9 @@ def _batch_norm(e: Evidence) -> Cause | None:
 def _growth(e: Evidence) -> Cause | None:
     if e.event.value != "inf":
         return None
-    return _cause("exploding_activation", "likely", f"the result of {e.op} is larger than the type can hold", *_ranges(e))
+    return _cause(
+        "exploding_activation", "likely", f"the result of {e.op} is larger than the type can hold", *_ranges(e)
+    )
 
 
 # --- judges of backward operations ---
@@ -211,7 +244,11 @@ def _growth(e: Evidence) -> Cause | None:
 def _custom(e: Evidence) -> Cause | None:
     if not e.event.own_code:
         return None
-    return _cause("custom_function_bug", "likely", "the value is made in the backward of an autograd.Function of the program's own")
+    return _cause(
+        "custom_function_bug",
+        "likely",
+        "the value is made in the backward of an autograd.Function of the program's own",
+    )
 
 
 def _root_gradient(e: Evidence) -> Cause | None:
@@ -221,7 +258,11 @@ def _root_gradient(e: Evidence) -> Cause | None:
 
 
 def _power_gradient(e: Evidence) -> Cause | None:
-    return _cause("pow_zero_grad", "likely", "the gradient of a power below 1 at 0 is infinite") if e.op in _POWERS else None
+    return (
+        _cause("pow_zero_grad", "likely", "the gradient of a power below 1 at 0 is infinite")
+        if e.op in _POWERS
+        else None
+    )
 
 
 def _where_gradient(e: Evidence) -> Cause | None:
@@ -231,7 +272,7 @@ def _where_gradient(e: Evidence) -> Cause | None:
         return None
     return _cause(
         "where_gradient", "certain" if e.event.zero_gradient else "likely",
-        f"{e.op} is computed for every element and `where` keeps only some; for the others 0 * inf or 0 / 0 is NaN in backward",
+        f"{e.op} is computed for every element and only some are kept; the gradient of the others is 0 * inf = NaN",
     )  # fmt: skip
 
 
@@ -239,9 +280,15 @@ def _saturated_gradient(e: Evidence) -> Cause | None:
     if e.op in _LOGS:
         return _cause("log_of_zero", "likely", f"the gradient of {e.op} at 0 is 1 / 0", *_ranges(e))
     if e.op in _DIVISIONS:
-        return _cause("division_by_zero", "likely", "the gradient of a division is itself divided by the divisor, which is (nearly) zero")
+        return _cause(
+            "division_by_zero",
+            "likely",
+            "the gradient of a division is itself divided by the divisor, which is (nearly) zero",
+        )
     if e.op in _DOMAINS:
-        return _cause("invalid_domain", "likely", f"the gradient of {e.op} is infinite at the end of where it is defined")
+        return _cause(
+            "invalid_domain", "likely", f"the gradient of {e.op} is infinite at the end of where it is defined"
+        )
     if e.op in _EXPONENTIALS:
         return _cause("overflow_exp", "likely", f"the gradient of {e.op} is as large as its result")
     return None
@@ -251,7 +298,9 @@ def _big_gradient(e: Evidence) -> Cause | None:
     if e.event.half:
         return _cause("overflow_low_precision", "likely", "the gradient does not fit into the 16-bit type", *_ranges(e))
     if e.event.value == "inf":
-        return _cause("exploding_gradient", "likely", f"the gradient of {e.op} is larger than the type can hold", *_ranges(e))
+        return _cause(
+            "exploding_gradient", "likely", f"the gradient of {e.op} is larger than the type can hold", *_ranges(e)
+        )
     return None
 
 
@@ -272,25 +321,45 @@ def _bad_data(facts: dict[str, object]) -> Cause:
     label = "bad_label" if facts.get("is_label") else "bad_input"
     rows = facts.get("rows") or ()
     where = f" in row(s) {', '.join(map(str, rows))}" if isinstance(rows, tuple) and rows else ""
-    return _cause(label, "certain", f"{facts.get('leaf')} holds {facts.get('value')} before the model has touched it{where}")
+    return _cause(
+        label, "certain", f"{facts.get('leaf')} holds {facts.get('value')} before the model has touched it{where}"
+    )
 
 
 def _bad_parameter(facts: dict[str, object]) -> Cause:
     name = facts.get("leaf")
     if facts.get("never_updated") and not facts.get("known_at_attach"):
-        return _cause("uninitialised_memory", "likely", f"{name} was added during training, was never updated, and is not finite: torch.empty without an initialisation looks like this")
+        return _cause(
+            "uninitialised_memory",
+            "likely",
+            f"{name} was added during training and never updated: torch.empty without an initialisation looks like this",
+        )
     if facts.get("never_updated"):
-        return _cause("bad_init", "likely", f"{name} is not finite and no optimizer has updated it yet: it came so from its initialisation or a checkpoint")
+        return _cause(
+            "bad_init",
+            "likely",
+            f"{name} was never updated by an optimizer: it came so from its initialisation or a checkpoint",
+        )
     return _cause("bad_checkpoint", "possible", f"{name} was not finite when the step began")
 
 
-def optimizer_cause(op: str, settings: dict[str, object], *, nonfinite_setting: str | None, zero_divisor: bool) -> Cause:
+def optimizer_cause(
+    op: str, settings: dict[str, object], *, nonfinite_setting: str | None, zero_divisor: bool
+) -> Cause:
     """The cause of a value made by the optimizer's own step."""
     if nonfinite_setting is not None:
-        return _cause("nonfinite_lr", "certain", f"{nonfinite_setting} of the optimizer is {settings.get(nonfinite_setting)}")
+        return _cause(
+            "nonfinite_lr", "certain", f"{nonfinite_setting} of the optimizer is {settings.get(nonfinite_setting)}"
+        )
     if zero_divisor:
-        return _cause("optimizer_eps", "certain", f"{op} divides by zero: eps = {settings.get('eps')} is 0 in the parameter's type, and the second moment is 0 where the gradient is")
-    return _cause("lr_too_high", "possible", f"{op} made the parameter larger than its type can hold (lr = {settings.get('lr')})")
+        return _cause(
+            "optimizer_eps",
+            "certain",
+            f"{op} divides by zero: eps = {settings.get('eps')} is 0 in this type, and so is the second moment",
+        )
+    return _cause(
+        "lr_too_high", "possible", f"{op} made the parameter larger than its type can hold (lr = {settings.get('lr')})"
+    )
 
 
 def unknown(why: str) -> Cause:

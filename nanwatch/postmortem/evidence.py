@@ -13,7 +13,7 @@ from nanwatch.bundle.tree import Capture
 from nanwatch.bundle.writer import EvidenceWriter
 from nanwatch.postmortem.program import buffers_before, data_leaves, function_name, generator_states
 from nanwatch.postmortem.replay import Plan, leaves_of
-from nanwatch.probes.flight_recorder import Call, Leaf, MappingToken, Ref
+from nanwatch.probes.flight_recorder import Leaf, MappingToken, Ref
 from nanwatch.records import json_ready
 
 _CONTEXT_LINES = 6
@@ -32,7 +32,9 @@ class Privacy:
     redact: Callable[[str, torch.Tensor], torch.Tensor | None] | None
 
 
-def write_batch(writer: EvidenceWriter, made: Plan, parameters: Mapping[int, str], rows: Sequence[int], privacy: Privacy) -> None:
+def write_batch(
+    writer: EvidenceWriter, made: Plan, parameters: Mapping[int, str], rows: Sequence[int], privacy: Privacy
+) -> None:
     """`batch/`: what the entry modules got, and the tensors that the loss code read (targets, masks)."""
     entries = [c for c in made.calls if c.module is not None]
     outside = [c for c in made.calls if c.module is None and any(id(t) not in parameters for t in leaves_of(c))]
@@ -77,7 +79,11 @@ def write_state(
         "rng": writer.tensors("state/rng", generator_states(made)),
         "buffers": writer.tensors("state/buffers", buffers_before(made, names, buffers)),
         "parameters": writer.tensors(
-            "state/parameters", dict(parameters), mode=privacy.capture_parameters, max_mib=privacy.max_state_mib, hashes=True
+            "state/parameters",
+            dict(parameters),
+            mode=privacy.capture_parameters,
+            max_mib=privacy.max_state_mib,
+            hashes=True,
         ),
     }
     writer.json("state/tree.json", tree)
@@ -88,7 +94,11 @@ def named_data(made: Plan, parameters: Mapping[int, str]) -> dict[str, torch.Ten
     out: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for call in made.calls:
-        prefix = (f"{call.name}." if call.name else "") if call.module is not None else f"{function_name(call).split('.')[-1]}."
+        prefix = (
+            (f"{call.name}." if call.name else "")
+            if call.module is not None
+            else f"{function_name(call).split('.')[-1]}."
+        )
         for name, leaf in _named_leaves({"args": call.args, "kwargs": call.kwargs}, ""):
             if id(leaf.tensor) not in seen and id(leaf.tensor) not in parameters:
                 seen.add(id(leaf.tensor))
@@ -96,9 +106,20 @@ def named_data(made: Plan, parameters: Mapping[int, str]) -> dict[str, torch.Ten
     return out
 
 
-def preview(file: str | None, line: int | None, rows: Sequence[int], data: Mapping[str, torch.Tensor], batch_size: int | None, privacy: Privacy) -> dict[str, Any]:
+def preview(
+    file: str | None,
+    line: int | None,
+    rows: Sequence[int],
+    data: Mapping[str, torch.Tensor],
+    batch_size: int | None,
+    privacy: Privacy,
+) -> dict[str, Any]:
     """`preview.json`: the source around the line, and the offending rows' values as JSON."""
-    return {"schema": "nanwatch.preview/1", "source": source_around(file, line), "rows": _row_values(rows, data, batch_size, privacy)}
+    return {
+        "schema": "nanwatch.preview/1",
+        "source": source_around(file, line),
+        "rows": _row_values(rows, data, batch_size, privacy),
+    }
 
 
 def source_around(file: str | None, line: int | None) -> dict[str, Any] | None:
@@ -147,7 +168,9 @@ def _named_leaves(value: Any, path: str) -> Iterator[tuple[str, Leaf]]:
             yield from _named_leaves(v, f"{path}[{i}]")
 
 
-def _row_values(rows: Sequence[int], data: Mapping[str, torch.Tensor], batch_size: int | None, privacy: Privacy) -> list[dict[str, Any]]:
+def _row_values(
+    rows: Sequence[int], data: Mapping[str, torch.Tensor], batch_size: int | None, privacy: Privacy
+) -> list[dict[str, Any]]:
     if privacy.capture_batch not in {"full", "rows"} or batch_size is None:
         return []
     out = []
@@ -160,7 +183,8 @@ def _row_values(rows: Sequence[int], data: Mapping[str, torch.Tensor], batch_siz
             wide = flat[:_PREVIEW_VALUES].cpu()
             values = wide.float().tolist() if wide.is_floating_point() else wide.tolist()
             out.append({
-                "leaf": name, "row": row, "shape": list(shown.shape[1:]), "dtype": str(shown.dtype).removeprefix("torch."),
+                "leaf": name, "row": row, "shape": list(shown.shape[1:]),
+                "dtype": str(shown.dtype).removeprefix("torch."),
                 "values": json_ready(values), "truncated": flat.numel() > _PREVIEW_VALUES,
             })  # fmt: skip
     return out

@@ -29,6 +29,10 @@ from nanwatch.probes.tripwire import Trip
 from nanwatch.records import Cause, Incident, Origin, PathNode, Phase, Policy, Replay
 
 _MAX_PATH = 60
+_STAND_IN = (
+    "the parameter's value from before the step is not kept; the step was run again on a stand-in with the optimizer's "
+    "state and settings as found"
+)
 _LABEL_WORDS = ("label", "target", "truth", "y_true")
 _LOSSES = ("loss", "cross_entropy", "binary_cross", "kl_div", "nll")
 
@@ -140,7 +144,13 @@ class Examiner:
         if outcome is not None:
             why = changed(made, outcome, trip.seen.names, self._probes.watched.names, trip.loss)
         if root is None:
-            verdict = Replay("failed" if error else "not_reproduced", attempt, False, 0.0, why or "no operation of the replay was non-finite")
+            verdict = Replay(
+                "failed" if error else "not_reproduced",
+                attempt,
+                False,
+                0.0,
+                why or "no operation of the replay was non-finite",
+            )
             return _Findings(verdict, made=made, events=tuple(events), scope=scope)
         verdict = Replay("reproduced" if why is None else "failed" if error else "not_reproduced", attempt,
                          outcome is not None and _same(trip, outcome), 0.0, why)  # fmt: skip
@@ -171,7 +181,9 @@ class Examiner:
         event = found.event
         assert event is not None
         located = event.located
-        phase: Phase = "backward" if event.backward or not loss_is_bad else "loss" if located.module is None else "forward"
+        phase: Phase = (
+            "backward" if event.backward or not loss_is_bad else "loss" if located.module is None else "forward"
+        )
         origin = self._origin(phase, event, located.op if not event.own_code else event.op)
         return origin, name_cause(phase, event, found, events, {})
 
@@ -230,7 +242,7 @@ class Examiner:
         parameters = dict(self._probes.watched.named_parameters())
         name = trip.seen.names[0]
         try:
-            fault: StepFault | None = run_step_again(trip.optimizer, parameters[name])  # type: ignore[arg-type]
+            fault: StepFault | None = run_step_again(trip.optimizer, parameters[name])
             error = None
         except Exception as e:
             fault, error = None, f"the optimizer's step cannot be run again: {type(e).__name__}: {str(e)[:300]}"
@@ -240,16 +252,23 @@ class Examiner:
         event = fault.event if fault is not None else None
         origin = Origin(
             phase="optimizer", op=event.op if event else None, value=trip.seen.value, module=module,
-            module_type=self._type_of(module), param=name, file=top.file if top else None, line=top.line if top else None,
-            function=top.function if top else None, code=source_line(top), stack=stack,
+            module_type=self._type_of(module), param=name, file=top.file if top else None,
+            line=top.line if top else None, function=top.function if top else None, code=source_line(top), stack=stack,
             inputs=event.inputs if event else (), output=event.output if event else None,
         )  # fmt: skip
-        scope = ("the parameter's value from before the step is not kept; the step was run again on a stand-in with the "
-                 "optimizer's state and settings as found",)  # fmt: skip
+        scope = (_STAND_IN,)
         if fault is None or event is None:
-            verdict = Replay("failed" if error else "not_reproduced", 1, False, 0.0, error or "the step on the stand-in stayed finite")
+            verdict = Replay(
+                "failed" if error else "not_reproduced",
+                1,
+                False,
+                0.0,
+                error or "the step on the stand-in stayed finite",
+            )
             return _Findings(verdict, origin, unknown("the optimizer made the parameter non-finite"), scope=scope)
-        cause = optimizer_cause(event.op, fault.settings, nonfinite_setting=fault.nonfinite_setting, zero_divisor=fault.zero_divisor)
+        cause = optimizer_cause(
+            event.op, fault.settings, nonfinite_setting=fault.nonfinite_setting, zero_divisor=fault.zero_divisor
+        )
         verdict = Replay("reproduced", 1, False, 0.0, None)
         path = tuple(_node(e) for e in fault.path[:_MAX_PATH])
         return _Findings(verdict, origin, cause, path, event=event, scope=scope)
@@ -292,7 +311,9 @@ class Examiner:
             writer.json("graph.json", describe_graph(list(f.events), modules, f.event, f.chain))
             top = incident.origin.stack[0] if incident.origin and incident.origin.stack else None
             data = evidence.named_data(made, ids)
-            shown = evidence.preview(top.file if top else None, top.line if top else None, rows, data, made.batch_size, self._privacy)
+            shown = evidence.preview(
+                top.file if top else None, top.line if top else None, rows, data, made.batch_size, self._privacy
+            )
             writer.json("preview.json", {**shown, "magnitudes": magnitudes(list(f.events))})
             writer.json("environment.json", describe_environment())
             writer.json("program.json", encode_program(made, ids))

@@ -5,7 +5,7 @@ Only functions of torch are named and looked up again; nothing in the file is ev
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -103,7 +103,9 @@ def find_function(name: str) -> Any:
         try:
             found = getattr(import_module(module), last, None)
         except ImportError:
-            found = getattr(torch._C._VariableFunctions, last, None) if module == "torch._VariableFunctionsClass" else None
+            found = (
+                getattr(torch._C._VariableFunctions, last, None) if module == "torch._VariableFunctionsClass" else None
+            )
     if found is None:
         raise BundleError(f"this torch has no {name!r:.100}; the bundle was made with another version")
     return found
@@ -213,7 +215,8 @@ def decode_value(token: Mapping[str, Any], leaves: Sequence[torch.Tensor], state
         return items if kind == "list" else tuple(items)
     if kind == "slice":
         return slice(*(decode_value(v, leaves, state) for v in content))
-    simple = {"float": number, "ellipsis": lambda _: Ellipsis, "dtype": lambda n: getattr(torch, n),
+    simple: dict[str, Callable[[Any], Any]] = {
+              "float": number, "ellipsis": lambda _: Ellipsis, "dtype": lambda n: getattr(torch, n),
               "device": torch.device, "value": lambda v: v}  # fmt: skip
     if kind not in simple:
         raise BundleError(f"an argument of the step could not be kept: {str(content)[:200]}")
@@ -221,7 +224,11 @@ def decode_value(token: Mapping[str, Any], leaves: Sequence[torch.Tensor], state
 
 
 def _encode_key(key: Any) -> dict[str, Any]:
-    return {"attribute": key.name} if isinstance(key, Attribute) else {"item": key if isinstance(key, int | str) else repr(key)}
+    return (
+        {"attribute": key.name}
+        if isinstance(key, Attribute)
+        else {"item": key if isinstance(key, int | str) else repr(key)}
+    )
 
 
 def _decode_key(key: Mapping[str, Any]) -> Any:
@@ -230,4 +237,3 @@ def _decode_key(key: Mapping[str, Any]) -> Any:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-

@@ -1,8 +1,8 @@
 """From the loss (or the first bad gradient) backwards to the operation that made the value.
 
-Only values that reach the root count: the walk follows non-finite inputs alone, so a -inf that a mask or a `where` keeps
-away from the loss is never met. A constant that the program wrote (a mask) is intended; the origin is then the operation
-that turned it into NaN.
+Only values that reach the root count: the walk follows non-finite inputs alone, so a -inf that a mask or a `where`
+keeps away from the loss is never met. A constant that the program wrote (a mask) is intended; the origin is then the
+operation that turned it into NaN.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _CONSTANTS = {"aten::masked_fill", "aten::masked_fill_", "aten::full", "aten::fu
               "aten::new_full", "aten::scalar_tensor", "aten::lift_fresh", "aten::lift_fresh_copy", "aten::where",
               "aten::constant_pad_nd", "aten::index_fill", "aten::index_fill_", "aten::detach"}  # fmt: skip
 
-_VIEWS = {"aten::t", "aten::transpose", "aten::view", "aten::_unsafe_view", "aten::expand", "aten::detach", "aten::alias",
-          "aten::squeeze", "aten::unsqueeze", "aten::permute", "aten::slice", "aten::select", "aten::as_strided",
-          "aten::split", "aten::unbind", "aten::lift_fresh"}  # fmt: skip
+_VIEWS = {"aten::t", "aten::transpose", "aten::view", "aten::_unsafe_view", "aten::expand", "aten::detach",
+          "aten::alias", "aten::squeeze", "aten::unsqueeze", "aten::permute", "aten::slice", "aten::select",
+          "aten::as_strided", "aten::split", "aten::unbind", "aten::lift_fresh"}  # fmt: skip
 
 
 @dataclass(frozen=True)

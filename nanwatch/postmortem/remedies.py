@@ -5,7 +5,7 @@ from __future__ import annotations
 REMEDIES: dict[str, tuple[str, ...]] = {
     "log_of_zero": (
         "Clamp before the log: torch.log(p.clamp(min=1e-8)).",
-        "Better, work with logits: F.log_softmax, F.logsigmoid or binary_cross_entropy_with_logits never form the zero.",
+        "Better, work with logits: F.log_softmax, F.logsigmoid, binary_cross_entropy_with_logits never form the zero.",
     ),
     "division_by_zero": (
         "Keep the divisor away from zero: x / d.clamp(min=1e-8), or x / (d + eps).",
@@ -17,7 +17,7 @@ REMEDIES: dict[str, tuple[str, ...]] = {
     ),
     "pow_zero_grad": ("Add a small number to the base: (x + 1e-8) ** p; the gradient at 0 is infinite for p < 1.",),
     "where_gradient": (
-        "Mask the input as well as the output: safe = torch.where(ok, x, 1.0); y = torch.where(ok, torch.log(safe), 0.0).",
+        "Mask the input as well as the output: torch.where(ok, torch.log(torch.where(ok, x, 1.0)), 0.0).",
         "torch.where multiplies the branch not taken by 0 in backward, and 0 * inf is NaN.",
     ),
     "invalid_domain": (
@@ -52,20 +52,20 @@ REMEDIES: dict[str, tuple[str, ...]] = {
         "Look at the targets of the rows named in this report; drop or repair them.",
         "For CTC check that each target fits its input length, or pass zero_infinity=True.",
     ),
-    "bad_init": ("Initialise the parameter: nn.init.kaiming_normal_ (ReLU), nn.init.xavier_uniform_ (tanh), zeros for a bias.",),
+    "bad_init": (
+        "Initialise the parameter: nn.init.kaiming_normal_ (ReLU), nn.init.xavier_uniform_ (tanh), zeros for a bias.",
+    ),
     "bad_checkpoint": ("Check the checkpoint: every tensor of it should be finite; load an earlier one if not.",),
     "uninitialised_memory": (
         "torch.empty does not initialise: use torch.zeros, or nn.init.* right after it.",
-        "Run once with torch.use_deterministic_algorithms(True): it fills such memory with NaN and makes the fault repeat.",
+        "Run once with torch.use_deterministic_algorithms(True): it fills such memory with NaN, so the fault repeats.",
     ),
     "degenerate_linalg": (
         "Add a small multiple of the identity before the decomposition: A + 1e-6 * torch.eye(n).",
         "The gradient of eigenvectors is infinite where eigenvalues repeat: break ties with a little noise, or detach.",
     ),
     "custom_function_bug": ("Check the backward of the autograd.Function with torch.autograd.gradcheck in float64.",),
-    "optimizer_eps": (
-        "Raise eps (1e-8 is 0 in float16: use 1e-4), or keep float32 master weights under autocast.",
-    ),
+    "optimizer_eps": ("Raise eps (1e-8 is 0 in float16: use 1e-4), or keep float32 master weights under autocast.",),
     "nonfinite_lr": ("Check the learning-rate schedule: it returned a value that is not finite.",),
     "lr_too_high": (
         "Lower the learning rate by ten and warm it up over the first few hundred steps.",

@@ -8,6 +8,7 @@ Afterwards generators, buffers, training flags, gradients and anomaly mode are a
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,10 +81,8 @@ def plan(recorder: FlightRecorder, roots: tuple[torch.Tensor, ...], seeds: tuple
     needed = {r.index for r in refs}
     for call in sorted(by_index.values(), key=lambda c: -c.index):
         # Every entry call of this segment runs, needed or not: it moves buffers on, as it did the first time.
-        if call.index in needed or (call.segment == current and call.module is not None):
-            needed.add(call.index)
-            needed.update(r.index for r in _refs(call) if r.index in by_index)
-        elif call.mutates and _mutates_one_of(call, needed):
+        moves_buffers = call.segment == current and call.module is not None
+        if call.index in needed or moves_buffers or (call.mutates and _mutates_one_of(call, needed)):
             needed.add(call.index)
             needed.update(r.index for r in _refs(call) if r.index in by_index)
     calls = [c for c in recorder.calls() if c.index in needed]
@@ -130,17 +129,21 @@ def leaves_of(call: Call) -> list[torch.Tensor]:
     return [leaf.tensor for leaf in _leaves(call)]
 
 
-def changed(made: Plan, outcome: Outcome, bad_names: tuple[str, ...], names: tuple[str, ...], loss: float) -> str | None:
+def changed(
+    made: Plan, outcome: Outcome, bad_names: tuple[str, ...], names: tuple[str, ...], loss: float
+) -> str | None:
     """Why the run does not count as the same as the step that was seen; None when it does."""
     if bad_names:
-        replayed = {n for n, g in zip(names, outcome.gradients, strict=True) if g is not None and state_of(g) != "finite"}
+        replayed = {
+            n for n, g in zip(names, outcome.gradients, strict=True) if g is not None and state_of(g) != "finite"
+        }
         return None if replayed & set(bad_names) else "the gradients that were bad are finite in the replay"
     replayed_finite = all(state_of(r) == "finite" for r in outcome.roots)
     return "the loss is finite in the replay" if replayed_finite else None
 
 
 def same_bits(a: float, b: float) -> bool:
-    return a == b or (a != a and b != b)
+    return a == b or (math.isnan(a) and math.isnan(b))
 
 
 # --- one call ---
@@ -205,7 +208,8 @@ def _gradients(
     kept = [(p, p.grad, p._post_accumulate_grad_hooks) for p in parameters]
     try:
         for p in parameters:
-            p.grad, p._post_accumulate_grad_hooks = None, None
+            p.grad = None
+            p._post_accumulate_grad_hooks = None  # type: ignore[assignment]
         torch.autograd.backward(roots, seeds)
         return [p.grad for p in parameters]
     finally:
@@ -226,7 +230,7 @@ def _everything_restored(made: Plan) -> Iterator[None]:
     torch.set_anomaly_enabled(False)
     try:
         with torch.no_grad():
-            for copies in (made.segments[-1].buffers if made.segments else ()):
+            for copies in made.segments[-1].buffers if made.segments else ():
                 for buffer, saved in zip(copies.buffers, copies.saved, strict=True):
                     buffer.copy_(saved)
         yield
@@ -243,9 +247,7 @@ def _ambient(ambient: Ambient) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         on = {device: dtype for device, _, dtype in ambient.autocast}
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-            stack.enter_context(
-                torch.autocast(device, dtype=on.get(device), enabled=device in on, cache_enabled=False)
-            )
+            stack.enter_context(torch.autocast(device, dtype=on.get(device), enabled=device in on, cache_enabled=False))
         stack.enter_context(torch.set_grad_enabled(ambient.grad_enabled))
         yield
 
@@ -312,6 +314,8 @@ def _mutates_one_of(call: Call, needed: set[int]) -> bool:
 
 
 def _label(call: Call) -> str:
-    return f"input of {call.name or type(call.module).__name__}" if call.module is not None else (
-        f"input of {getattr(call.function, '__name__', 'a function')}"
+    return (
+        f"input of {call.name or type(call.module).__name__}"
+        if call.module is not None
+        else (f"input of {getattr(call.function, '__name__', 'a function')}")
     )

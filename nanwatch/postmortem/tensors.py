@@ -13,7 +13,7 @@ State = Literal["finite", "inf", "nan"]
 
 
 def state_of(tensor: torch.Tensor) -> State:
-    """nan if any element is NaN, else inf if any is infinite, else finite (also for what has no such values)."""
+    """Whether any element is NaN, else whether any is infinite; finite for what can hold neither."""
     value = _values(tensor)
     if value is None or bool(torch.isfinite(value).all()):
         return "finite"

@@ -33,10 +33,19 @@ def write_traceback(incident: Incident) -> str:
         if code:
             lines.append(f"    {code}")
     lines.append(headline(origin))
-    lines += [f"    {t.name}: {list(t.shape)} {t.dtype}, {_span(t.min, t.max)}, {t.nonfinite} non-finite" for t in origin.inputs]
+    lines += [
+        f"    {t.name}: {list(t.shape)} {t.dtype}, {_span(t.min, t.max)}, {t.nonfinite} non-finite"
+        for t in origin.inputs
+    ]
     if incident.path:
-        lines += ["", "The value's way to the loss:" if incident.seen.where == "loss" else "The value's way to what was seen:"]
-        lines += [f"  {n.op:32s} {n.value:8s} {n.module or '(outside of the model)'}  {_place(n.file, n.line)}" for n in incident.path]
+        lines += [
+            "",
+            "The value's way to the loss:" if incident.seen.where == "loss" else "The value's way to what was seen:",
+        ]
+        lines += [
+            f"  {n.op:32s} {n.value:8s} {n.module or '(outside of the model)'}  {_place(n.file, n.line)}"
+            for n in incident.path
+        ]
     return "\n".join(lines) + "\n"
 
 

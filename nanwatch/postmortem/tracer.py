@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from nanwatch.postmortem.tensors import State, bad_rows, state_of, summarize
 from nanwatch.probes.flight_recorder import Stack
 from nanwatch.probes.outside import is_user_code
+from nanwatch.probes.torch_names import next_sequence_number
 from nanwatch.records import TensorSummary
 
 _UNWRITTEN = {"aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty", "aten::new_empty_strided",
@@ -80,11 +82,11 @@ class Event:
         return at
 
 
-class Tracer(TorchDispatchMode):
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records events while it is on. `boundary` is the code whose caller's frames are no longer the replay's."""
 
     def __init__(self, batch_size: int | None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.events: list[Event] = []
         self.base: Stack = ()
         """Stack of the recorded call that is being replayed, in the training program."""
@@ -93,7 +95,7 @@ class Tracer(TorchDispatchMode):
         self._makers: dict[int, int] = {}
         self._alive: dict[int, StorageWeakRef] = {}
         self._by_sequence: dict[int, Event] = {}
-        self._last_sequence = torch.autograd._get_sequence_nr() - 1
+        self._last_sequence = next_sequence_number() - 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -175,7 +177,7 @@ class Tracer(TorchDispatchMode):
         self.events.append(event)
         for o in outputs:
             self._remember(o, event.index)
-        sequence = torch.autograd._get_sequence_nr() - 1
+        sequence = next_sequence_number() - 1
         if sequence > self._last_sequence:
             self._last_sequence = sequence
             self._by_sequence[sequence] = event
@@ -196,7 +198,7 @@ class Tracer(TorchDispatchMode):
 
     def _stack(self, *, own: bool = False) -> Stack:
         """User frames from here up to the replay, then those of the recorded call (unless only `own` ones count)."""
-        out = []
+        out: list[tuple[CodeType, int]] = []
         frame = sys._getframe(2)
         while frame is not None and len(out) < _MAX_FRAMES:
             code = frame.f_code
@@ -218,7 +220,7 @@ class Tracer(TorchDispatchMode):
         self._makers[key] = index
         if key not in self._alive:
             # Holding a weak reference keeps the address from being given to another storage.
-            self._alive[key] = StorageWeakRef(tensor.untyped_storage())
+            self._alive[key] = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
 BOUNDARY = "run_under_tracer"

@@ -39,14 +39,12 @@ class Surroundings:
         self._devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
     def ambient(self) -> Ambient:
-        autocast = tuple(
-            (d, True, torch.get_autocast_dtype(d)) for d in self._devices if torch.is_autocast_enabled(d)
-        )
+        autocast = tuple((d, True, torch.get_autocast_dtype(d)) for d in self._devices if torch.is_autocast_enabled(d))
         return Ambient(torch.is_grad_enabled(), autocast)
 
     def rng(self, *, everything: bool = False) -> Rng:
         device = {}
-        if len(self._devices) > 1 and torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
+        if len(self._devices) > 1 and _cuda_can_be_asked():
             current = torch.cuda.current_device()
             device[current] = torch.cuda.get_rng_state(current)
         rng = Rng(torch.get_rng_state(), device)
@@ -55,6 +53,12 @@ class Surroundings:
             numpy_random = sys.modules.get("numpy.random")
             rng.numpy = None if numpy_random is None else numpy_random.get_state()
         return rng
+
+
+def _cuda_can_be_asked() -> bool:
+    """Not before CUDA is in use, and not while a graph is captured."""
+    used: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return used and not torch.cuda.is_current_stream_capturing()
 
 
 def mentions_python_rng(module: torch.nn.Module) -> bool:

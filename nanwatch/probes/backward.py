@@ -101,7 +101,13 @@ class BackwardProbe:
         return result
 
     def _autograd_grad(
-        self, original: Callable[..., Any], outputs: Any, inputs: Any, grad_outputs: Any = None, *args: Any, **kwargs: Any
+        self,
+        original: Callable[..., Any],
+        outputs: Any,
+        inputs: Any,
+        grad_outputs: Any = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         wanted = _sequence(inputs)
         ids = self._parameter_ids()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from torch import nn
 from torch.optim.optimizer import Optimizer
@@ -95,7 +96,7 @@ class Probes:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Nothing is observed inside: used while the step is replayed."""
-        parts = [self.backward, self.optimizer, self.scaling, self.gradient_hooks, *self._entries.values()]
+        parts = self._parts()
         self.outside.disarm()
         before = [p.paused for p in parts]
         for p in parts:
@@ -109,8 +110,11 @@ class Probes:
     def switch_off(self) -> None:
         """Observe nothing any more, without touching what is installed: for a forked child."""
         self.outside.disarm()
-        for p in [self.backward, self.optimizer, self.scaling, self.gradient_hooks, *self._entries.values()]:
+        for p in self._parts():
             p.paused = True
+
+    def _parts(self) -> list[_Pausable]:
+        return [self.backward, self.optimizer, self.scaling, self.gradient_hooks, *self._entries.values()]
 
     def step_done(self, completed: int) -> None:
         for entry in self._entries.values():
@@ -131,6 +135,10 @@ class Probes:
         shield = Shield(name, self._report, strict=self._strict)
         self.shields.append(shield)
         return shield
+
+
+class _Pausable(Protocol):
+    paused: bool
 
 
 class _StepsSeen:

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from nanwatch.probes.ambient import Surroundings, mentions_python_rng
 from nanwatch.probes.flight_recorder import BufferCopies, Call, FlightRecorder
 from nanwatch.probes.outside import OutsideRecorder, user_stack
+from nanwatch.probes.torch_names import without_dynamo
 from nanwatch.probes.watched import clean
 from nanwatch.shield import Shield
 
@@ -94,8 +95,8 @@ class EntryProbe:
     def _hook(self, module: nn.Module) -> None:
         if id(module) in self._handles:
             return
-        before = torch._disable_dynamo(self._shield.wrap(self._before))
-        after = torch._disable_dynamo(self._shield.wrap(self._after))
+        before = without_dynamo(self._shield.wrap(self._before))
+        after = without_dynamo(self._shield.wrap(self._after))
         self._handles[id(module)] = [
             module.register_forward_pre_hook(before, with_kwargs=True),
             module.register_forward_hook(after, with_kwargs=True),
@@ -169,4 +170,3 @@ def _outside_of_compiled(model: nn.Module) -> list[tuple[str, nn.Module]]:
         if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
             closed.append(f"{fqn}." if fqn else "")
     return out
-

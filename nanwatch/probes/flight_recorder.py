@@ -77,7 +77,7 @@ class Call:
 class BufferCopies:
     """Copies of a module's buffers as they were before its forward; only what has changed is copied again."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: torch.nn.Module) -> None:
         found = [b for b in module.buffers() if b.layout == torch.strided and not b.is_meta]
         if sum(b.numel() * b.element_size() for b in found) > MAX_BUFFER_BYTES:
             found = []

@@ -6,6 +6,8 @@ program has been recognised.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.utils.hooks import RemovableHandle
 
@@ -28,7 +30,8 @@ class GradientHooks:
     def install(self, parameters: list[torch.nn.Parameter]) -> None:
         for p in parameters:
             if id(p) not in self._handles:
-                self._handles[id(p)] = p.register_hook(self._shield.wrap(self._keeper(id(p))))
+                keeper = self._shield.wrap(self._keeper(id(p)))
+                self._handles[id(p)] = p.register_hook(keeper)  # type: ignore[no-untyped-call]
 
     def remove(self) -> None:
         for handle in self._handles.values():
@@ -37,12 +40,12 @@ class GradientHooks:
         self._seen.clear()
 
     def collect(self) -> dict[int, torch.Tensor | None]:
-        """id of the parameter -> its gradient in the backward that just ended."""
+        """Parameter's id -> its gradient in the backward that just ended."""
         seen: dict[int, torch.Tensor | None] = dict(self._seen)
         self._seen.clear()
         return seen
 
-    def _keeper(self, key: int):  # type: ignore[no-untyped-def]
+    def _keeper(self, key: int) -> Callable[[torch.Tensor], None]:
         def keep(gradient: torch.Tensor) -> None:
             if not self.paused:
                 self._seen[key] = gradient

@@ -1,7 +1,8 @@
 """Step boundaries and learning rate, by torch's global optimizer hooks.
 
-The hooks fire for optimizers built before or after attach. A subclass that calls `super().step()` makes them fire twice,
-so each optimizer has a nesting depth. Gradients are never taken here: a closure has not run yet, or clipping has.
+The hooks fire for optimizers built before or after attach. A subclass that calls `super().step()` makes them fire
+twice, so each optimizer has a nesting depth. Gradients are never taken here: a closure has not
+run yet, or clipping has.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch.optim.optimizer import (
 )
 from torch.utils.hooks import RemovableHandle
 
+from nanwatch.probes.torch_names import without_dynamo
 from nanwatch.shield import Shield
 
 
@@ -45,7 +47,7 @@ class OptimizerProbe:
         self._handles: list[RemovableHandle] = []
 
     def install(self) -> None:
-        before, after = torch._disable_dynamo(self._before), torch._disable_dynamo(self._after)
+        before, after = without_dynamo(self._before), without_dynamo(self._after)
         self._handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
 
     def remove(self) -> None:
@@ -104,7 +106,7 @@ def _dropped_by_scaler(optimizer: Optimizer) -> bool:
 
 
 def learning_rate(optimizer: Optimizer) -> float:
-    """The largest learning rate of the groups; NaN where it is kept on a device (reading it would wait for the device)."""
+    """The largest learning rate of the groups; NaN where it is kept on a device, because reading it would wait."""
     rates = [g.get("lr", float("nan")) for g in optimizer.param_groups]
     known = [float(r) for r in rates if not (isinstance(r, torch.Tensor) and r.device.type != "cpu")]
     return max(known, default=float("nan"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 import torch
@@ -19,12 +20,17 @@ from nanwatch.probes.flight_recorder import Call, FlightRecorder, Leaf, Stack
 
 _TORCH = torch.__file__.rsplit("/", 1)[0] + "/"
 _PACKAGE = __file__.rsplit("/", 2)[0] + "/"
-_NOT_USER = (_TORCH, _PACKAGE + "probes/", _PACKAGE + "postmortem/", _PACKAGE + "watch.py", _PACKAGE + "shield.py", "<frozen")
+_NOT_USER = (
+    _TORCH,
+    "<frozen",
+    *(_PACKAGE + room for room in ("probes/", "postmortem/", "trainer/", "watch.py", "shield.py")),
+)
 _MAX_FRAMES = 10
 
 _SKIPPED, _PLAIN, _RANDOM, _IN_PLACE = range(4)
 _NEVER = {
-    "backward", "register_hook", "register_post_accumulate_grad_hook", "retain_grad", "requires_grad_", "item", "tolist",
+    "backward", "register_hook", "register_post_accumulate_grad_hook", "retain_grad", "requires_grad_", "item",
+    "tolist",
     "numpy", "__len__", "__bool__", "__repr__", "size", "stride", "dim", "numel", "is_floating_point", "is_complex",
     "data_ptr", "storage", "untyped_storage", "__hash__", "__deepcopy__", "__reduce_ex__", "cpu_", "zero_grad",
     "set_", "__setstate__", "is_contiguous", "get_device", "element_size", "type", "__format__", "__contains__",
@@ -150,7 +156,7 @@ def user_stack(frame: Any) -> Stack:
 
     Frames inside other libraries are kept: the reader wants to see the trainer's own call as well.
     """
-    out = []
+    out: list[tuple[CodeType, int]] = []
     while frame is not None and len(out) < _MAX_FRAMES:
         code = frame.f_code
         if is_user_code(code.co_filename):
@@ -173,6 +179,10 @@ def _kind(func: Callable[..., Any]) -> int:
         return _SKIPPED
     if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
         return _IN_PLACE
-    if name.startswith("__i") and name.endswith("__") and name not in {"__invert__", "__index__", "__int__", "__iter__"}:
+    if (
+        name.startswith("__i")
+        and name.endswith("__")
+        and name not in {"__invert__", "__index__", "__int__", "__iter__"}
+    ):
         return _IN_PLACE
     return _RANDOM if any(word in name for word in _RANDOM_WORDS) else _PLAIN

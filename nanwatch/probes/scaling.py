@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.utils.clip_grad as clip_grad
+from torch.nn.utils import clip_grad
 
 from nanwatch.probes.patching import Patch
 from nanwatch.shield import Shield
@@ -73,14 +73,24 @@ class ScalingProbe:
         if isinstance(outputs, torch.Tensor) and result is not outputs:
             self._scaled[id(result)] = (weakref.ref(result), outputs)
 
-    def _maybe_step(self, original: Callable[..., Any], scaler: Any, optimizer: Any, state: Any, *args: Any, **kw: Any) -> Any:
+    def _maybe_step(
+        self, original: Callable[..., Any], scaler: Any, optimizer: Any, state: Any, *args: Any, **kw: Any
+    ) -> Any:
         if not self.paused:
             found = [f for f in state["found_inf_per_device"].values() if f.device.type == "cpu"]
             if any(float(f) for f in found):
                 self._on_skip()
         return original(scaler, optimizer, state, *args, **kw)
 
-    def _clip(self, original: Callable[..., Any], parameters: Any, max_norm: float, total_norm: torch.Tensor, *a: Any, **k: Any) -> Any:
+    def _clip(
+        self,
+        original: Callable[..., Any],
+        parameters: Any,
+        max_norm: float,
+        total_norm: torch.Tensor,
+        *a: Any,
+        **k: Any,
+    ) -> Any:
         if not self.paused:
             self._note_clip(max_norm, total_norm)
         return original(parameters, max_norm, total_norm, *a, **k)

@@ -4,7 +4,11 @@ from a bug of ours. Each is used because no public name does the same; `docs/how
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
+from typing import Any
+
+import torch
 
 TRIED = ("2.13",)
 """The torch releases that nanwatch was tried with."""
@@ -25,6 +29,17 @@ NAMES = (
     "torch.optim.optimizer.register_optimizer_step_post_hook",
     "torch.utils._python_dispatch.TorchDispatchMode",
 )
+
+
+def without_dynamo(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, never traced by torch.compile; unlike `torch.compiler.disable`, without importing it now."""
+    disabled: Callable[..., Any] = torch._disable_dynamo(fn)  # type: ignore[attr-defined]
+    return disabled
+
+
+def next_sequence_number() -> int:
+    """The number that autograd will give to the next node of this thread."""
+    return int(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
 
 
 def missing() -> list[str]:

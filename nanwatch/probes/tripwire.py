@@ -26,7 +26,7 @@ from nanwatch.probes.outside import user_stack
 from nanwatch.probes.scaling import ScalingProbe
 from nanwatch.probes.statistics import S, all_finite, measure
 from nanwatch.probes.watched import WatchedModels
-from nanwatch.records import STATISTICS, NamesRecord, Policy, Record, Seen, StepRecord
+from nanwatch.records import STATISTICS, Policy, Record, Seen, StepRecord
 
 ZEROS_EVERY = 16
 REFRESH_EVERY = 16
@@ -189,7 +189,9 @@ class Tripwire:
             seen = Seen("grad", "nan" if nan else "inf", tuple(self._watched.names[k] for k in bad[:20]), len(bad))
         else:
             seen = Seen("none", "none")
-        return Trip("nonfinite", self._recorder.step, self._step.micro_steps, seen, backward, loss, self._scaling.scale())
+        return Trip(
+            "nonfinite", self._recorder.step, self._step.micro_steps, seen, backward, loss, self._scaling.scale()
+        )
 
     def _overflow_is_real(self, trip: Trip) -> bool:
         """GradScaler's factor overflows gradients on purpose; only what stays non-finite without it is a fault."""

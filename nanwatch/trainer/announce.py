@@ -37,7 +37,13 @@ def incident_lines(incident: Incident, folder: str, policy: Policy) -> str:
     """The story in at most twelve lines."""
     o = incident.origin
     seen = incident.seen
-    shown = {"loss": "the loss", "grad": "a gradient", "parameter": "a parameter", "output": "an output", "none": "a value"}
+    shown = {
+        "loss": "the loss",
+        "grad": "a gradient",
+        "parameter": "a parameter",
+        "output": "an output",
+        "none": "a value",
+    }
     lines = [f"nanwatch: step {incident.step_total}: {shown[seen.where]} became {seen.value}"]
     if o is not None:
         module = f" in {o.module} ({o.module_type})" if o.module else ""

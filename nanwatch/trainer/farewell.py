@@ -39,7 +39,11 @@ class Farewell:
         # The message is left out: it may hold anything, a password in a URL for example.
         self._detail = kind.__name__
         self._reason = (
-            "signal" if issubclass(kind, KeyboardInterrupt) else "stopped" if issubclass(kind, NonFiniteError) else "exception"
+            "signal"
+            if issubclass(kind, KeyboardInterrupt)
+            else "stopped"
+            if issubclass(kind, NonFiniteError)
+            else "exception"
         )
         self._previous(kind, error, trace)
 

@@ -22,7 +22,7 @@ _NO_ID = {"", "none"}
 
 @dataclass(frozen=True)
 class Place:
-    """This process among the processes of its launch."""
+    """One process among the processes of its launch."""
 
     rank: int
     local_rank: int

@@ -101,14 +101,18 @@ class TrainerRun:
             write_json(self.folder / "run.json", record)
             write_json(self.folder / "rules.json", dump_rules(self.rules))
         self.spool.write(record)
-        self._look_for_users_run(force=True)
+        self._look_for_users_run()
         if self.place.starts_agent:
             self._start_agent()
         self._farewell.install()
         os.register_at_fork(after_in_child=self._in_forked_child)
         if self.place.rank == 0:
             shown = [_describe(name, model) for name, model in models.items()]
-            say(attach_line(shown, _relative(self.folder), "on" if self.settings.mlflow else "off", self.settings.on_nonfinite))
+            say(
+                attach_line(
+                    shown, _relative(self.folder), "on" if self.settings.mlflow else "off", self.settings.on_nonfinite
+                )
+            )
 
     def add(self, models: dict[str, nn.Module]) -> None:
         for name, model in models.items():
@@ -214,16 +218,20 @@ class TrainerRun:
             self.spool.write(IncidentFoldRecord(last.id, self.place.rank, step, is_open, bad_steps))
 
     def _on_fault(self, probe: str, fault: BaseException) -> None:
-        log.warning("nanwatch: a fault of its own in %s, training is not affected: %s: %s", probe, type(fault).__name__, fault)
+        log.warning(
+            "nanwatch: a fault of its own in %s, training is not affected: %s: %s", probe, type(fault).__name__, fault
+        )
         log.debug("details", exc_info=fault)
-        self.spool.write(NoteRecord(self.place.rank, f"fault_{probe.replace(' ', '_')}", 1, f"{type(fault).__name__}: {fault}"[:500]))
+        self.spool.write(
+            NoteRecord(self.place.rank, f"fault_{probe.replace(' ', '_')}", 1, f"{type(fault).__name__}: {fault}"[:500])
+        )
 
     # --- parts ---
 
     def _new_id(self, step: int) -> str:
         return f"step-{step + self.settings.start_step:06d}-r{self.place.rank}-{secrets.token_hex(3)}"
 
-    def _look_for_users_run(self, *, force: bool = False) -> None:
+    def _look_for_users_run(self) -> None:
         if not self.settings.mlflow:
             return
         try:
@@ -262,7 +270,8 @@ class TrainerRun:
             time_unix_s=time.time(),
             models=tuple(
                 {
-                    "name": name, "type": type(model).__name__, "parameters": sum(p.numel() for p in model.parameters()),
+                    "name": name, "type": type(model).__name__,
+                    "parameters": sum(p.numel() for p in model.parameters()),
                     "tensors": sum(1 for _ in model.parameters()),
                 }
                 for name, model in self.probes.watched.models.items()

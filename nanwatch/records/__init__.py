@@ -1,0 +1,75 @@
+"""The nouns that cross a boundary: between rooms, between the two processes, and into files."""
+
+from nanwatch.records.encoding import (
+    json_ready,
+    number,
+)
+from nanwatch.records.incident import (
+    Cause,
+    Experiment,
+    Frame,
+    Incident,
+    Origin,
+    PathNode,
+    Phase,
+    Policy,
+    Replay,
+    Seen,
+    TensorSummary,
+    Verdict,
+)
+from nanwatch.records.telemetry import (
+    STATISTICS,
+    Alert,
+    AlertState,
+    EndRecord,
+    IncidentFoldRecord,
+    IncidentRecord,
+    LogRecord,
+    MlflowRunRecord,
+    NamesRecord,
+    NoteRecord,
+    Record,
+    RunRecord,
+    Severity,
+    StepRecord,
+    Tick,
+    VitalsRecord,
+)
+
+STATUSES = ("ok", "alerting", "incident", "stopped", "crashed")
+"""Values of the tag `nanwatch.status`, from harmless to grave."""
+
+__all__ = [
+    "STATISTICS",
+    "STATUSES",
+    "Alert",
+    "AlertState",
+    "Cause",
+    "EndRecord",
+    "Experiment",
+    "Frame",
+    "Incident",
+    "IncidentFoldRecord",
+    "IncidentRecord",
+    "LogRecord",
+    "MlflowRunRecord",
+    "NamesRecord",
+    "NoteRecord",
+    "Origin",
+    "PathNode",
+    "Phase",
+    "Policy",
+    "Record",
+    "Replay",
+    "RunRecord",
+    "Seen",
+    "Severity",
+    "StepRecord",
+    "TensorSummary",
+    "Tick",
+    "Verdict",
+    "VitalsRecord",
+    "json_ready",
+    "number",
+]
