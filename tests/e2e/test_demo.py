@@ -39,7 +39,7 @@ def test_the_demo_finds_the_bug_and_delivers_it_to_every_place(tmp_path):
     assert result["incident"]["step"] == 271
     assert len(origin["batch_rows"]) == 1
     assert result["incident"]["replay"]["verdict"] == "reproduced"
-    assert [one["type"] for one in result["deliveries"]].count("nanwatch.incident.created") == 1
+    assert [one["body"]["type"] for one in result["deliveries"]].count("nanwatch.incident.created") == 1
     assert result["stored"]["status"] == "FINISHED"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nanwatch-demo"]
 
