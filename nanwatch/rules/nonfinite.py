@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from nanwatch.records import IncidentRecord, Severity, StepRecord
+from nanwatch.records import EndRecord, IncidentRecord, Severity, StepRecord
 from nanwatch.rules.advice import readable
 from nanwatch.rules.rule import CooldownSteps, Finding, Judge, Reading, Rule, RuleSeverity, WarmupSteps
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nanwatch.rules.series import Moment
 
 _ONSET, _SCALER = 0, 1
+_CUT_SHORT = {"stopped", "exception"}
 _NAMES = ("", "loss_scale")
 _FIX_LOSS = (
     "Open the incident's report: it names the operation and the line that made the first non-finite value.",
@@ -74,42 +75,45 @@ class NonFinite(Rule):
 class _NonFiniteJudge:
     def __init__(self, rule: NonFinite) -> None:
         self._rule = rule
-        self._bad_at: dict[int, int] = {}
+        self._bad: set[int] = set()
         self._last_bad_step: dict[int, int] = {}
         self._skips: dict[int, int] = {}
         self._scales: dict[int, float] = {}
+        self._awaiting: dict[int, IncidentRecord] = {}
 
     def look(self, moment: Moment) -> Reading | None:
         if isinstance(moment.record, IncidentRecord):
-            # What the user captured by hand is an incident too, but nothing is wrong with it.
-            captured = getattr(moment.record, "kind", "nonfinite") == "capture"
-            return None if captured else self._incident(moment.record)
+            return self._incident(moment.record)
+        if isinstance(moment.record, EndRecord):
+            # Stopped on that step, the trainer never sent the record of it.
+            incident = self._awaiting.get(moment.rank) if moment.record.reason in _CUT_SHORT else None
+            return None if incident is None else _of_incident(incident.id, bad=True)
         if not isinstance(moment.record, StepRecord):
             return None
         rank = moment.rank
+        incident_id = self._incident_of(moment)
         if moment.poisoned:
-            self._bad_at[rank] = moment.now
+            self._bad.add(rank)
             self._last_bad_step[rank] = moment.step
         else:
-            self._bad_at.pop(rank, None)
+            self._bad.discard(rank)
         self._skips[rank] = self._skips.get(rank, 0) + 1 if moment.scaler_overflow else 0
         if "loss_scale" in moment.values:
             self._scales[rank] = moment.values["loss_scale"]
         skips, scale = max(self._skips.values()), min(self._scales.values(), default=math.nan)
         stuck = skips > self._rule.max_scaler_skips or scale < self._rule.min_loss_scale
         # Other ranks may be finite at the same step: it is over only when all are.
-        bad = np.array([bool(self._bad_at), stuck])
-        limit = self._rule.min_loss_scale
-        return Reading(
-            _NAMES, bad, np.array([True, True]), np.array([_value(moment), scale]), np.array([math.nan, limit])
-        )
+        bad = np.array([bool(self._bad), stuck])
+        values, limits = np.array([_value(moment), scale]), np.array([math.nan, self._rule.min_loss_scale])
+        return Reading(_NAMES, bad, np.array([True, True]), values, limits, incident_id=incident_id)
 
     def explain(self, reading: Reading, k: int, moment: Moment) -> Finding:
         if k == _SCALER:
             return self._scaler_finding(moment, float(reading.values_K[k]))
         record = moment.record
         if not isinstance(record, StepRecord):
-            text = f"A non-finite value appeared at step {moment.step_total}. {_FIX_LOSS[0]}"
+            step = self._awaiting[moment.rank].step_total
+            text = f"A non-finite value appeared at step {step}, the last one. {_FIX_LOSS[0]}"
             return Finding("loss", text, value=math.nan, fix=_FIX_LOSS, incident_id=reading.incident_id)
         bad_K = moment.bad_tensors_K
         bad = [] if bad_K is None else [moment.names[k] for k in np.flatnonzero(bad_K)[:1] if k < len(moment.names)]
@@ -145,21 +149,30 @@ class _NonFiniteJudge:
 
     def snapshot(self) -> Any:
         return {
-            "bad_at": list(self._bad_at.items()),
+            "bad": sorted(self._bad),
             "last_bad_step": list(self._last_bad_step.items()),
             "skips": list(self._skips.items()),
         }
 
     def restore(self, state: Any) -> None:
-        self._bad_at = {int(r): int(n) for r, n in state["bad_at"]}
+        self._bad = {int(r) for r in state["bad"]}
         self._last_bad_step = {int(r): int(s) for r, s in state["last_bad_step"]}
         self._skips = {int(r): int(n) for r, n in state["skips"]}
 
-    def _incident(self, record: IncidentRecord) -> Reading:
-        # Its step is usually known to be bad already: then it only brings the id, however late the post-mortem ended.
-        new = record.step > self._last_bad_step.get(record.rank, -1)
-        values = np.array([math.nan, math.nan])
-        return Reading(_NAMES, np.array([new, False]), np.array([new, False]), values, values, incident_id=record.id)
+    def _incident(self, record: IncidentRecord) -> Reading | None:
+        if record.step <= self._last_bad_step.get(record.rank, -1):
+            return _of_incident(record.id, bad=False)  # fires already, however long the post-mortem took
+        # The record of its step is still to come: it says what was bad, or that the user captured a good step.
+        self._awaiting[record.rank] = record
+        return None
+
+    def _incident_of(self, moment: Moment) -> str | None:
+        """The incident that was waiting for this step, if the step is bad."""
+        waiting = self._awaiting.get(moment.rank)
+        if waiting is None or waiting.step > moment.step:
+            return None
+        del self._awaiting[moment.rank]
+        return waiting.id if moment.poisoned else None
 
     def _scaler_finding(self, moment: Moment, scale: float) -> Finding:
         skips = max(self._skips.values(), default=0)
@@ -177,6 +190,12 @@ class _NonFiniteJudge:
             fix=_FIX_SCALER,
             severity=severity,
         )
+
+
+def _of_incident(incident_id: str, *, bad: bool) -> Reading:
+    """What an incident says by itself; not `bad`: it only brings its id to what fires already."""
+    values = np.array([math.nan, math.nan])
+    return Reading(_NAMES, np.array([bad, False]), np.array([bad, False]), values, values, incident_id=incident_id)
 
 
 def _value(moment: Moment) -> float:

@@ -89,7 +89,9 @@ class Series:
             return self._at(record, record.rank, record.step, record.step_total, {})
         if isinstance(record, VitalsRecord):
             return self._at(record, *self._last, dict(record.values))
-        if isinstance(record, Tick | EndRecord):
+        if isinstance(record, EndRecord):
+            return self._at(record, record.rank, *self._last[1:], {})
+        if isinstance(record, Tick):
             return self._at(record, *self._last, {})
         return None
 

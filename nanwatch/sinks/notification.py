@@ -82,7 +82,8 @@ def alert_data(run: RunRecord, alert: Alert, last: StepRecord | None) -> dict[st
     """A transition of an alert in words and facts."""
     step = alert.step if alert.step_total is None else alert.step_total
     over = alert.state == "resolved"
-    what = "training stalled" if alert.type == "heartbeat" else f"{alert.rule} ({alert.metric})"
+    named = {"heartbeat": "training stalled", "nonfinite": f"non-finite {alert.metric.replace('_', ' ')}"}
+    what = named.get(alert.type, f"{alert.rule} ({alert.metric})")
     title = f"{'Over: ' if over else ''}{what} at step {step} ({run.name})"
     values = {"value": alert.value, "limit": alert.limit, **_last_values(last)}
     return {

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from nanwatch.records import IncidentRecord, NamesRecord, json_ready
+from nanwatch.records import EndRecord, IncidentRecord, NamesRecord, json_ready
 from nanwatch.rules import NonFinite, RuleEngine, Spike, Threshold
 
 NAN = math.nan
@@ -75,9 +75,25 @@ def test_the_incident_brings_its_id_without_a_second_alert_id(run, a_step):
     assert (first.incident_id, linked.incident_id) == (None, "inc-1")
 
 
-def test_an_incident_whose_step_never_came_fires_by_itself(run):
-    (alert,) = run([NonFinite()], [IncidentRecord("inc-1", 0, 3, 3)])
+def test_an_incident_that_is_there_before_its_step_waits_for_it(run, a_step):
+    engine = RuleEngine([NonFinite()], strict=True)
+    assert run(engine, [a_step(2), IncidentRecord("inc-1", 0, 3, 3), a_step(2)]) == []
+    (alert,) = run(engine, [bad_loss(a_step, 3)])
     assert (alert.state, alert.incident_id, alert.step) == ("firing", "inc-1", 3)
+    assert "The loss is NaN at step 3" in alert.summary
+
+
+def test_a_capture_of_a_good_step_is_no_fault(run, a_step):
+    assert run([NonFinite()], [a_step(2), IncidentRecord("inc-1", 0, 3, 3), *[a_step(s) for s in range(3, 9)]]) == []
+
+
+def test_an_incident_on_which_training_was_stopped_fires_at_the_end(run, a_step):
+    records = [a_step(2), IncidentRecord("inc-1", 0, 3, 103), EndRecord(0, "stopped", "", 1e9)]
+    (alert,) = run([NonFinite()], records)
+    assert (alert.state, alert.incident_id) == ("firing", "inc-1")
+    assert "at step 103, the last one" in alert.summary
+    captured = [a_step(2), IncidentRecord("inc-1", 0, 3, 103), EndRecord(0, "finished", "", 1e9)]
+    assert run([NonFinite()], captured) == []
 
 
 def test_an_incident_that_comes_after_the_end_of_its_alert_says_nothing(run, a_step):
