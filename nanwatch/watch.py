@@ -20,6 +20,7 @@ from nanwatch.rules.load import load_rules
 from nanwatch.rules.rule import Rule
 from nanwatch.settings import Settings, resolve, switch
 from nanwatch.sinks.standard_webhooks import check_secret
+from nanwatch.sinks.webhook_client import check_url
 from nanwatch.trainer.process import TrainerRun
 
 log = logging.getLogger("nanwatch")
@@ -135,6 +136,8 @@ def attach(
     loaded = load_rules(resolved.rules)
     if resolved.webhook_secret is not None:
         check_secret(resolved.webhook_secret.get_secret_value())
+    if resolved.webhook is not None:
+        check_url(resolved.webhook.get_secret_value())
     _check_guard(resolved)
     current = _run if _run is not None and not _run.closed else None
     if current is not None:

@@ -127,7 +127,11 @@ def _compare(incident: Incident, event: Event | None, loss: float) -> Again:
         differences.append(f"the operation is {op}, the incident says {origin.op}")
     if origin is not None and origin.phase in {"forward", "backward"} and origin.module != located.module:
         differences.append(f"the module is {located.module}, the incident says {origin.module}")
+    file, line = (top.file, top.line) if top is not None else (None, None)
+    if top is None and origin is not None and not differences:
+        # Loss code is run from the recording, so that its line is known from the incident alone.
+        file, line = origin.file, origin.line
     return Again(
-        "not_reproduced" if differences else "reproduced", op, located.module, top.file if top else None,
-        top.line if top else None, loss, tuple(differences),
+        "not_reproduced" if differences else "reproduced", op, located.module, file, line, loss,
+        tuple(differences),
     )  # fmt: skip

@@ -332,7 +332,7 @@ def _bad_parameter(facts: dict[str, object]) -> Cause:
         return _cause(
             "uninitialised_memory",
             "likely",
-            f"{name} was added during training and never updated: torch.empty without an initialisation looks like this",
+            f"{name} was added during training and never updated: torch.empty without initialisation looks like this",
         )
     if facts.get("never_updated"):
         return _cause(

@@ -22,6 +22,9 @@ from nanwatch.probes.watched import WatchedModels
 from nanwatch.records import Policy, Record
 from nanwatch.shield import Shield
 
+NAMES_IDS_A_RANK = 1 << 16
+"""So that the numbers of name tables are unique over the ranks of a run."""
+
 
 class Probes:
     """One set for the process, however many models are attached; a probe without models is switched off."""
@@ -39,7 +42,7 @@ class Probes:
         report: Callable[[str, BaseException], None],
         strict: bool,
     ) -> None:
-        self.watched = WatchedModels()
+        self.watched = WatchedModels(first_names_id=rank * NAMES_IDS_A_RANK)
         self.recorder = FlightRecorder()
         self.surroundings = Surroundings()
         self.shields: list[Shield] = []

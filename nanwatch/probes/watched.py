@@ -26,12 +26,12 @@ class WatchedModels:
     all parameters, frozen ones too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first_names_id: int = 0) -> None:
         self.models: dict[str, nn.Module] = {}
         self.parameters: list[nn.Parameter] = []
         self.names: tuple[str, ...] = ()
         self.ids: frozenset[int] = frozenset()
-        self.names_id = 0
+        self.names_id = first_names_id
 
     def add(self, name: str, model: nn.Module) -> None:
         self.models[name] = model

@@ -48,6 +48,7 @@ class NamesRecord:
     """The tensors that the rows of the following StepRecords stand for."""
 
     names_id: int
+    """Unique over the ranks of a run."""
     names: tuple[str, ...]
     numels: tuple[int, ...]
     """Elements of each tensor."""

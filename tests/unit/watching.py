@@ -42,7 +42,12 @@ class Watching:
 
 @contextmanager
 def watching(
-    models: nn.Module | dict[str, nn.Module], folder: Path, *, policy: str = "record", start_step: int = 0, **privacy: object
+    models: nn.Module | dict[str, nn.Module],
+    folder: Path,
+    *,
+    policy: str = "record",
+    start_step: int = 0,
+    **privacy: object,
 ) -> Iterator[Watching]:
     def fault(probe: str, error: BaseException) -> None:
         raise AssertionError(f"{probe} failed") from error

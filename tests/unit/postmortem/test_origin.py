@@ -33,7 +33,17 @@ class Net(nn.Module):
         return self.block(x)
 
 
-def train(net, tmp_path, *, loss=lambda out, x: out.float().pow(2).mean(), steps=4, bad_step=2, spoil=None, opt=None, around=None):
+def train(
+    net,
+    tmp_path,
+    *,
+    loss=lambda out, x: out.float().pow(2).mean(),
+    steps=4,
+    bad_step=2,
+    spoil=None,
+    opt=None,
+    around=None,
+):
     """Train; at `bad_step` the batch goes through `spoil`. Returns the incident."""
     torch.manual_seed(0)
     opt = opt or torch.optim.SGD(net.parameters(), lr=1e-3)
@@ -139,7 +149,11 @@ FORWARD = [
 ]
 
 
-@pytest.mark.parametrize(("function", "spoil", "op", "value", "cause", "rows"), FORWARD, ids=[getattr(f, "values", f)[0].__name__ for f in FORWARD])
+@pytest.mark.parametrize(
+    ("function", "spoil", "op", "value", "cause", "rows"),
+    FORWARD,
+    ids=[getattr(f, "values", f)[0].__name__ for f in FORWARD],
+)
 def test_forward(tmp_path, function, spoil, op, value, cause, rows):
     incident = train(Net(function), tmp_path, spoil=spoil)
     o = incident.origin
@@ -340,7 +354,12 @@ def test_adam_without_eps(tmp_path):
         net(torch.tensor([0, 1])).pow(2).mean().backward()
         opt.step()
     o = seen.incident.origin
-    assert (o.phase, o.op, o.param, seen.incident.cause.label) == ("optimizer", "aten::addcdiv_", "weight", "optimizer_eps")
+    assert (o.phase, o.op, o.param, seen.incident.cause.label) == (
+        "optimizer",
+        "aten::addcdiv_",
+        "weight",
+        "optimizer_eps",
+    )
     assert o.code == "opt.step()"
     assert seen.incident.seen.where == "parameter"
 

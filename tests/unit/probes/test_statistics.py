@@ -20,7 +20,9 @@ def test_agrees_with_a_float64_reference(dtype):
     assert bad == []
     for row, g in zip(stats, gradients, strict=True):
         wide = g.double()
-        assert np.allclose(row[[L2, MIN, MAX, SUM]], [wide.norm(), wide.min(), wide.max(), wide.sum()], rtol=1e-3, atol=1e-3)
+        assert np.allclose(
+            row[[L2, MIN, MAX, SUM]], [wide.norm(), wide.min(), wide.max(), wide.sum()], rtol=1e-3, atol=1e-3
+        )
         assert row[ZEROS] == int((wide == 0).sum())
 
 
