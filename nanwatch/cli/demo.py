@@ -109,7 +109,7 @@ def _mlflow_command() -> str:
 def _serve(store_uri: str, port: int) -> None:
     err.print(f"MLflow starts on port {port}, which takes a while; Ctrl-C ends it")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store_uri]
-    server = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    server = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level error"]
     try:
         # Without its job runner the server needs two processes instead of fifteen.
         subprocess.run(
