@@ -1,5 +1,6 @@
 """`python -P -m nanwatch.agent RUN_DIR --pid PID --start-time SECONDS`: how the trainer starts its agent.
 
+SIGTERM asks it to end soon, SIGUSR1 to write `timeline.parquet` in the middle of the run.
 Exit codes: 0 it came to its end, 3 it could not serve this folder.
 """
 
@@ -39,7 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         def terminate(_signal: int, _frame: FrameType | None) -> None:
             supervisor.terminate()
 
+        def merge(_signal: int, _frame: FrameType | None) -> None:
+            supervisor.merge_timeline()
+
         signal.signal(signal.SIGTERM, terminate)
+        signal.signal(signal.SIGUSR1, merge)
         served = supervisor.run()
     except NanwatchError as e:
         log.critical("%s", e)

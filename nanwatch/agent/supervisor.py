@@ -11,7 +11,7 @@ from pathlib import Path
 from nanwatch.agent.incident import IncidentFinisher
 from nanwatch.agent.ledger import Ledger
 from nanwatch.agent.lock import AgentLock
-from nanwatch.agent.loop import Loop
+from nanwatch.agent.loop import BATCH, Loop
 from nanwatch.agent.outlets import Outlets
 from nanwatch.agent.pace import Every, Pace
 from nanwatch.agent.retention import empty_old_segments
@@ -47,6 +47,7 @@ class Supervisor:
         self._run_dir = run_dir
         self._terminated_at_s: float | None = None
         self._impatient = False
+        self._merge_asked = False
         self._lock = AgentLock(run_dir)
         self._run = load_run(run_dir)
         self._trainers = Trainers(pid, start_time_unix_s)
@@ -59,6 +60,10 @@ class Supervisor:
         """Ask for an early end, for a signal handler; asked twice, nothing is waited for."""
         self._impatient = self._terminated_at_s is not None
         self._terminated_at_s = self._terminated_at_s or time.monotonic()
+
+    def merge_timeline(self) -> None:
+        """Ask for a `timeline.parquet` of what there is so far, for a signal handler."""
+        self._merge_asked = True
 
     def run(self) -> bool:
         """The agent's whole life; False when another agent serves this folder."""
@@ -134,7 +139,7 @@ class Supervisor:
             self._write_timeline(now_s)
             if trim.due(now_s):
                 self._trim()
-            time.sleep(0.0 if records else pace.after(records))
+            time.sleep(pace.after(records) if records < BATCH else 0.0)
 
     def _see_through(self) -> None:
         now_s = time.monotonic()
@@ -143,7 +148,7 @@ class Supervisor:
         for name in self._finisher.torn():
             self._ledger.failed("torn_bundle")
             log.warning("the trainer ended while it wrote incidents/%s; what is there is not complete", name)
-        self._merge_timeline()
+        self._close_timeline()
         end = self._tell_end()
         ending_s = time.monotonic()
         self._keep_books()
@@ -178,13 +183,19 @@ class Supervisor:
     def _write_timeline(self, now_s: float) -> None:
         try:
             self._timeline.write_if_due(now_s)
+            if self._merge_asked:
+                self._merge_asked = False
+                self._timeline.merge()
         except OSError as e:
             self._ledger.failed("timeline")
             log.warning("the timeline cannot be written: %s; kept in memory and tried again", e)
 
-    def _merge_timeline(self) -> None:
+    def _close_timeline(self) -> None:
         try:
-            self._timeline.merge(final=True)
+            if self._impatient:
+                self._timeline.write()
+            else:
+                self._timeline.merge(final=True)
         except OSError as e:
             self._ledger.failed("timeline")
             log.warning("timeline.parquet cannot be written: %s; its parts stay in timeline/", e)

@@ -19,7 +19,7 @@ from nanwatch.agent.timeline_rows import SCHEMA, rows
 from nanwatch.records import NamesRecord, StepRecord
 from nanwatch.spool.reader import Position
 
-PART_ROWS = 200_000
+PART_ROWS = 100_000
 PART_INTERVAL_S = 30.0
 ROW_GROUP_ROWS = 500_000
 LOOSE_PARTS = 64

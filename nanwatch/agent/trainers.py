@@ -51,8 +51,9 @@ class Trainers:
         if record.host != self._host:
             return
         earlier = self._pid_of_rank.get(record.rank)
-        if earlier is not None and earlier not in {record.pid, self._main_pid}:
+        if earlier is not None and earlier != record.pid:
             self._watched.pop(earlier).process.close()
+            self._main_pid = record.pid if earlier == self._main_pid else self._main_pid
         self._pid_of_rank[record.rank] = record.pid
         if record.pid in self._watched:
             self._watched[record.pid].farewell = None

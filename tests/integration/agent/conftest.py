@@ -64,6 +64,7 @@ class Run:
     def __init__(self, folder: Path):
         self.dir = folder / "run"
         self.dir.mkdir()
+        self.started: list[subprocess.Popen] = []
         self.trainer: subprocess.Popen | None = None
         self.agent: subprocess.Popen | None = None
         self.environ = {k: v for k, v in os.environ.items() if not k.startswith(("NANWATCH_", "MLFLOW_"))}
@@ -74,6 +75,7 @@ class Run:
         self.trainer = subprocess.Popen(
             [sys.executable, "-c", program, str(self.dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        self.started.append(self.trainer)
 
     def prepare(self, settings: dict | None = None, rules: list | None = None) -> None:
         assert self.trainer is not None
@@ -93,6 +95,7 @@ class Run:
             [*command, "--start-time", repr(started)], env=self.environ, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
+        self.started.append(self.agent)
         return self.agent
 
     def hear(self, word: str) -> None:
@@ -128,11 +131,13 @@ class Run:
             time.sleep(0.02)
 
     def clean_up(self) -> None:
-        for process in (self.trainer, self.agent):
-            if process is not None:
-                if process.poll() is None:
-                    process.kill()
-                process.communicate()
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
 
 
 @pytest.fixture

@@ -197,3 +197,24 @@ def test_everything_is_private(run):
     own = [p for p in run.dir.rglob("*") if p.name not in {"run.json", "rules.json"} and p.is_file()]
     assert len(own) >= 6
     assert {p.stat().st_mode & 0o077 for p in own} == {0}
+
+
+def test_the_timeline_can_be_asked_for_in_the_middle_of_a_run(run):
+    run.train("""
+        writer = begin()
+        for n in range(3):
+            writer.write(step(n))
+        wait_ack(writer)
+        say("acknowledged")
+        sys.stdin.readline()
+        writer.write(step(3))
+    """)
+    run.prepare()
+    agent = run.start_agent()
+    run.hear("acknowledged")
+    agent.send_signal(signal.SIGUSR1)
+    run.until((run.dir / "timeline.parquet").exists)
+    assert run.steps() == [0, 1, 2]
+    run.trainer.communicate("go\n", timeout=20)
+    run.agent_ends()
+    assert run.steps() == [0, 1, 2, 3]

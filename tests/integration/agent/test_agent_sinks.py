@@ -112,7 +112,6 @@ def test_a_server_that_never_answers_delays_neither_acknowledgements_nor_webhook
     run.prepare({"mlflow": True, "tracking_uri": black_hole, "run_id": "0" * 32})
     run.start_agent()
     run.hear("acknowledged")
-    run.until(lambda: any(r.get_data() for r, _ in httpserver.log))
     run.trainer.kill()
     run.until(lambda: len(httpserver.log) >= 2)
     run.wait_for("the run is over: killed")
@@ -122,3 +121,25 @@ def test_a_server_that_never_answers_delays_neither_acknowledgements_nor_webhook
     run.agent.wait(30)
     assert "sink mlflow was not done in time; `nanwatch sync" in run.log()
     assert run.steps() == list(range(61))
+
+
+def test_the_agent_of_a_restarted_job_waits_for_the_one_that_ships_its_last(run, black_hole):
+    run.train('writer = begin(); writer.write(step(0)); wait_ack(writer); say("acknowledged")')
+    run.prepare({"mlflow": True, "tracking_uri": black_hole, "run_id": "0" * 32})
+    first = run.start_agent()
+    run.hear("acknowledged")
+    run.trainer.wait()
+    run.wait_for("the run is over")
+    run.train('writer = begin(); writer.write(step(1)); say("written"); wait_ack(writer); say("acknowledged")')
+    run.prepare()
+    run.hear("written")
+    second = run.start_agent()
+    run.wait_for(f"agent {second.pid} follows")
+    for _ in range(2):
+        first.terminate()
+        time.sleep(0.5)
+    first.wait(30)
+    run.hear("acknowledged")
+    run.agent_ends()
+    assert run.steps() == [0, 1]
+    assert run.json("ledger.json")["end"]["reason"] == "finished"

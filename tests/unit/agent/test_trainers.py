@@ -89,6 +89,20 @@ def test_an_earlier_process_of_a_rank_does_not_count_once_its_launcher_started_i
     assert trainers.end().reason == "killed"
 
 
+def test_a_launcher_that_starts_a_rank_again_replaces_the_process_that_started_the_agent(spawn):
+    main, again = spawn(), spawn()
+    trainers = made(main)
+    trainers.run(hello(main))
+    stop(main)
+    trainers.look(1.0)
+    trainers.run(hello(again))
+    assert not trainers.all_over
+    trainers.farewell(said(0, "detached"))
+    trainers.farewell(said(5, "detached"))
+    assert trainers.all_over
+    assert trainers.end().reason == "detached"
+
+
 def test_a_process_of_another_host_is_not_looked_for_here(spawn):
     main = spawn()
     trainers = made(main)
