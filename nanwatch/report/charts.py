@@ -55,7 +55,7 @@ def line_chart(
     """An `<svg>` of the series over the steps; `mark_step` gets a vertical line, each of `limits` a horizontal one."""
     finite = np.concatenate([s.values_T[s.measured_T & np.isfinite(s.values_T)] for s in series])
     scale = _scale(finite, [value for value, _ in limits])
-    first, last = int(steps_T[0]), int(steps_T[-1])
+    first, last = _ends(steps_T, mark_step)
     parts = [_grid(scale), _x_axis(first, last, x_name)]
     for value, name in limits:
         y = scale.y(value)
@@ -66,10 +66,17 @@ def line_chart(
     if mark_step is not None and first <= mark_step <= last:
         parts.append(_mark(_x(mark_step, first, last)))
     for i, one in enumerate(series):
-        parts.append(_line(steps_T, one, scale, i))
-    parts += [_crosses(steps_T, one) for one in series[:1]]
+        parts.append(_line(steps_T, one, scale, i, (first, last)))
+    parts += [_crosses(steps_T, one, (first, last)) for one in series[:1]]
     head = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
     return f"{head}{''.join(parts)}</svg>"
+
+
+def _ends(steps_T: NDArray[np.int64], mark_step: int | None) -> tuple[int, int]:
+    """First and last step of the axis: a marked step right after the last known one belongs on it."""
+    first, last = int(steps_T[0]), int(steps_T[-1])
+    is_next = mark_step is not None and last < mark_step <= last + max(2, (last - first) // 10)
+    return first, mark_step if is_next and mark_step is not None else last
 
 
 def _scale(finite: NDArray[np.float64], also: Sequence[float]) -> _Scale:
@@ -126,8 +133,8 @@ def _mark(x: float) -> str:
     return f'<path class="fault" d="M{x:.1f} {_TOP - 8}V{HEIGHT - _BOTTOM}"/>'
 
 
-def _line(steps_T: NDArray[np.int64], one: Series, scale: _Scale, index: int) -> str:
-    first, last = int(steps_T[0]), int(steps_T[-1])
+def _line(steps_T: NDArray[np.int64], one: Series, scale: _Scale, index: int, ends: tuple[int, int]) -> str:
+    first, last = ends
     points: list[str] = []
     dots: list[str] = []
     pen = "M"
@@ -147,8 +154,8 @@ def _line(steps_T: NDArray[np.int64], one: Series, scale: _Scale, index: int) ->
     return f'<path class="line s{index}" d="{"".join(points)}"><title>{escape(one.name)}</title></path>{"".join(dots)}'
 
 
-def _crosses(steps_T: NDArray[np.int64], one: Series) -> str:
-    first, last = int(steps_T[0]), int(steps_T[-1])
+def _crosses(steps_T: NDArray[np.int64], one: Series, ends: tuple[int, int]) -> str:
+    first, last = ends
     bad = np.flatnonzero(one.measured_T & ~np.isfinite(one.values_T))
     out: list[str] = []
     y = float(_TOP - 4)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from nanwatch.report.evidence import Graph, Operation
 from nanwatch.report.figures import number_text
@@ -174,9 +174,9 @@ def _neighbourhood(operations: Sequence[Operation]) -> list[Operation]:
 
 
 def _operation_shape(o: Operation) -> Shape:
-    where = f"{PurePath(o.file).name}:{o.line}" if o.file else o.module or ""
+    where = f"line {o.line}" if o.line is not None else o.module or ""
     title = f"{o.op.removeprefix('aten::')}{' (backward)' if o.backward else ''}"
     value = {"nan": "NaN", "inf": "∞"}.get(o.value, number_text(o.absmax))
     mark = "origin" if o.birth else "path" if o.value == "nan" else "bad" if o.value == "inf" else ""
-    tooltip = f"{o.op} in {o.module or 'code outside the model'}; largest value {value}"
+    tooltip = f"{o.op} in {o.module or 'code outside the model'}, {o.file or 'no file'}:{o.line}"
     return Shape(str(o.id), title, f"{where} · max {value}", tooltip, mark)

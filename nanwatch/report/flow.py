@@ -1,7 +1,8 @@
 """The modules that ran, as trees in order of execution, and where data flowed between them.
 
 A module's own code runs between its children: qkv -> attention's own code -> proj. A box cannot stand between the boxes
-inside it, so such a way is shortened to qkv -> proj.
+inside it, so such a way is shortened to qkv -> proj. Own code that runs several times (residual additions) also yields
+short cuts that no data took; a drawing leaves out a shortened edge where a longer way leads to the same box.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from nanwatch.report.evidence import Graph, Module
-from nanwatch.report.layers import execution_order
 
 LOSS = "(loss)"
 """Code outside the model, as `graph.json` names it."""
@@ -39,7 +39,7 @@ class Node:
 
 
 class Flow:
-    """`roots` in order of execution; `edges` between them and everything inside; `size`: modules in all."""
+    """`roots` in order of execution; `edges` as they are, `shortened` ones past own code; `size`: modules in all."""
 
     def __init__(self, graph: Graph) -> None:
         nodes = {m.id: Node(m) for m in graph.modules if m.id != LOSS}
@@ -53,7 +53,8 @@ class Flow:
         self.roots = _sorted(living, order)
         drawn = set[str]().union(*(r.ids() for r in self.roots)) | {LOSS}
         ancestors = {name: _ancestors(name, nodes) for name in nodes}
-        self.edges = _without_own_code(graph.edges, ancestors, drawn, order)
+        self.edges = [e for e in dict.fromkeys(graph.edges) if e[0] != e[1]]
+        self.shortened = _past_own_code(self.edges, ancestors, drawn, order)
 
 
 def _trees(nodes: dict[str, Node]) -> list[Node]:
@@ -77,53 +78,37 @@ def _ancestors(name: str, nodes: dict[str, Node]) -> set[str]:
     return found
 
 
-def _order(edges: Sequence[Edge]) -> dict[str, int]:
-    """Module -> its place in the order of execution, which the edges stand in too."""
-    first_use = dict.fromkeys(end for edge in edges for end in edge)
-    return {name: i for i, name in enumerate(execution_order(list(first_use), edges))}
+def _order(edges: Sequence[Edge]) -> dict[str, float]:
+    """Module -> when it first ran. An edge stands in the list where its end first took something from its start."""
+    first: dict[str, float] = {}
+    for i, (_, b) in enumerate(edges):
+        first.setdefault(b, i)
+    for a, b in edges:
+        if a not in first or first[a] % 1:
+            # It took from nobody: it ran before whoever took from it first.
+            first[a] = min(first.get(a, first[b]), first[b] - 0.5)
+    return first
 
 
-def _sorted(nodes: list[Node], order: dict[str, int]) -> list[Node]:
+def _sorted(nodes: list[Node], order: dict[str, float]) -> list[Node]:
     for node in nodes:
         node.children = _sorted([c for c in node.children if c.is_live()] or node.children, order)
     last = len(order)
     return sorted(nodes, key=lambda n: min((order.get(i, last) for i in n.ids()), default=last))
 
 
-def _without_own_code(
-    edges: Iterable[Edge], ancestors: dict[str, set[str]], drawn: set[str], order: dict[str, int]
+def _past_own_code(
+    edges: Iterable[Edge], ancestors: dict[str, set[str]], drawn: set[str], order: dict[str, float]
 ) -> list[Edge]:
-    """The edges, and in place of each way in and out of a surrounding module's own code one that leads past it."""
-    direct = list(dict.fromkeys((a, b) for a, b in edges if a != b))
+    """For each way into a surrounding module's own code and out of it again, one that leads past it."""
     into: dict[str, list[str]] = {}
-    for a, b in direct:
+    for a, b in edges:
         if b in ancestors.get(a, ()) or b not in drawn:
             into.setdefault(b, []).append(a)
-    past = [
+    return [
         (a, c)
-        for b, c in direct
+        for b, c in edges
+        if b in ancestors.get(c, ()) or b not in drawn
         for a in into.get(b, ())
-        if (b in ancestors.get(c, ()) or b not in drawn) and order[a] < order[c] and a != c
+        if order[a] < order[c]
     ]
-    after: dict[str, set[str]] = {}
-    for a, b in (*direct, *past):
-        if order[a] < order[b]:
-            after.setdefault(a, set()).add(b)
-    kept = [e for e in dict.fromkeys(past) if e in set(direct) or not _has_detour(e, after, ancestors)]
-    return [*(e for e in direct if e[0] in drawn and e[1] in drawn), *kept]
-
-
-def _has_detour(edge: Edge, after: dict[str, set[str]], ancestors: dict[str, set[str]]) -> bool:
-    """Whether `edge` only shortens a longer way between its ends that stays clear of the modules around them."""
-    start, end = edge
-    around = ancestors.get(start, set()) & ancestors.get(end, set())
-    seen: set[str] = set()
-    waiting = [n for n in after.get(start, ()) if n != end and n not in around]
-    while waiting:
-        at = waiting.pop()
-        if at == end:
-            return True
-        if at not in seen:
-            seen.add(at)
-            waiting += [n for n in after.get(at, ()) if n not in around]
-    return False

@@ -19,13 +19,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class GradientRange:
-    """The gradient of one tensor in one step; numbers are over the finite elements."""
+    """The gradient of one tensor in the last step before the incident; numbers are over the finite elements."""
 
     tensor: str
     l2: float
     min: float
     max: float
-    nonfinite: int
+    nonfinite: int | None
+    """Elements that were not finite in the incident's own step; None where that step is not in the table."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +54,25 @@ class History:
         finite = self.columns[column][np.isfinite(self.columns[column])]
         return bool(finite.size and finite.min() != finite.max())
 
-    def ranges_at(self, step: int) -> list[GradientRange]:
-        """The gradients of a step, the worst first."""
-        found = np.flatnonzero(self.steps_T == step)
-        if not found.size:
+    def ranges_before(self, step: int) -> list[GradientRange]:
+        """The gradients of the last step before `step`, with what became of them in it; the worst first."""
+        earlier, now = np.flatnonzero(self.steps_T < step), np.flatnonzero(self.steps_T == step)
+        if not earlier.size:
             return []
-        t = int(found[-1])
+        t, at = int(earlier[-1]), int(now[-1]) if now.size else None
         low, high = self.extremes_KT
         out = [
-            GradientRange(name, float(self.l2_KT[k, t]), float(low[k, t]), float(high[k, t]), int(self.bad_KT[k, t]))
+            GradientRange(
+                name,
+                float(self.l2_KT[k, t]),
+                float(low[k, t]),
+                float(high[k, t]),
+                None if at is None else int(self.bad_KT[k, at]),
+            )
             for k, name in enumerate(self.tensors_K)
-            if not math.isnan(self.l2_KT[k, t]) or self.bad_KT[k, t]
+            if not math.isnan(self.l2_KT[k, t]) or (at is not None and self.bad_KT[k, at])
         ]
-        return sorted(out, key=lambda r: (-r.nonfinite, -max(abs(r.min), abs(r.max))))
+        return sorted(out, key=lambda r: (-(r.nonfinite or 0), -np.nan_to_num(r.l2)))
 
 
 _STEP_COLUMNS = ("loss", "grad_norm", "grad_norm_clipped", "lr", "loss_scale", "step_time_s")

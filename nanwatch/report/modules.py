@@ -58,7 +58,7 @@ class _Builder:
     def __init__(self, graph: Graph, flow: Flow) -> None:
         self._origin = graph.origin
         self._path = frozenset(graph.path)
-        self._edges = flow.edges
+        self._flow = flow
         self._is_small = flow.size <= SMALL
         self._home: dict[str, list[str]] = {LOSS: [LOSS]}
         """Module -> the shapes that it lies in, from the outside inwards."""
@@ -81,13 +81,21 @@ class _Builder:
 
     def edges_in(self, container: str | None) -> tuple[tuple[str, str], ...]:
         """Edges between the shapes right inside `container`; None for the outermost ones."""
+        direct = self._projected(self._flow.edges, container)
+        shortened = [e for e in self._projected(self._flow.shortened, container) if e not in direct]
+        after: dict[str, list[str]] = {}
+        for a, b in (*direct, *shortened):
+            after.setdefault(a, []).append(b)
+        return (*direct, *(e for e in shortened if not _has_detour(e, after)))
+
+    def _projected(self, edges: Sequence[tuple[str, str]], container: str | None) -> dict[tuple[str, str], None]:
         out: dict[tuple[str, str], None] = {}
-        for a, b in self._edges:
+        for a, b in edges:
             way_a, way_b = self._home.get(a, []), self._home.get(b, [])
             level = next((i for i, (x, y) in enumerate(zip(way_a, way_b, strict=False)) if x != y), None)
             if level is not None and (way_a[level - 1] if level else None) == container:
                 out[way_a[level], way_b[level]] = None
-        return tuple(out)
+        return out
 
     def _shape(self, node: Node, depth: int, above: tuple[str, ...]) -> Shape:
         module, inside = node.module, node.ids()
@@ -149,6 +157,21 @@ class _Builder:
         if inside & self._path:
             return "path"
         return "bad" if any(n.module.nonfinite for n in nodes) else ""
+
+
+def _has_detour(edge: tuple[str, str], after: dict[str, list[str]]) -> bool:
+    """Whether a way over other boxes leads from the start of `edge` to its end."""
+    start, end = edge
+    seen = {start}
+    waiting = [n for n in after.get(start, ()) if n != end]
+    while waiting:
+        at = waiting.pop()
+        if at == end:
+            return True
+        if at not in seen:
+            seen.add(at)
+            waiting += after.get(at, ())
+    return False
 
 
 def _last(name: str) -> str:

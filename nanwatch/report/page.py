@@ -123,7 +123,7 @@ def _context(incident: Incident, read: _Reader) -> dict[str, Any]:
         "origin_module": graph.origin if graph else None,
         "panels": _safe_panels(read, history, incident),
         "heat": read.attempt("heat map", lambda: heat_map(history) if history else None),
-        "ranges": history.ranges_at(incident.step)[:_MAX_RANGES] if history else [],
+        "ranges": history.ranges_before(incident.step)[:_MAX_RANGES] if history else [],
         "tensors": len(history.tensors_K) if history else 0,
         "growth": growth,
         "privacy": captured.privacy(batch, upload),
@@ -191,6 +191,7 @@ def _jinja() -> Jinja:
         "op": lambda op: (op or "").removeprefix("aten::"),
         "moment": lambda text: text.replace("T", " ").split(".")[0].removesuffix("Z") + " UTC",
         "coded": _coded,
+        "sentence": story.sentence,
     }
     return jinja
 

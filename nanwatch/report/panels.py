@@ -76,7 +76,7 @@ def growth_panel(magnitudes: Sequence[Magnitude], incident: Incident) -> Growth 
     )
     finite = [m for m in magnitudes if m.absmax is not None and math.isfinite(m.absmax)]
     largest = tuple(sorted(finite, key=lambda m: -(m.absmax or 0.0))[:6])
-    note = "The line ends where the values stop being finite." if first_bad is not None else ""
+    note = "Where the line is broken, a result was not finite." if first_bad is not None else ""
     return Growth(Panel("Largest value after each operation", note, svg), largest)
 
 

@@ -57,7 +57,7 @@ def row_view(row: Row) -> RowView:
     total = math.prod(row.shape)
     return RowView(
         row.leaf, row.row, shape_text(row.shape), row.dtype, _summary(values, total), bad, picture,
-        width, height, cells, 0 if picture else max(total, len(values)) - len(cells),
+        width, height, cells, max(total, len(values)) - len(cells) if cells else 0,
     )  # fmt: skip
 
 
@@ -94,6 +94,8 @@ def _cells(values: list[float], shape: tuple[int, ...]) -> tuple[Cell, ...]:
     """The first values and every bad one, as far as there is room."""
     bad = [i for i, v in enumerate(values) if is_bad(v)]
     head = _MAX_CELLS - min(len(bad), _MAX_CELLS // 2)
+    if len(values) == 1:
+        return ()
     if len({number_text(v) for v in values}) == 1:
         bad, head = [], _EQUAL_CELLS
     chosen = sorted({*range(min(head, len(values))), *bad[: _MAX_CELLS // 2]})
@@ -115,6 +117,8 @@ def _position(index: int, shape: tuple[int, ...]) -> str:
 
 def _summary(values: list[float], total: int) -> str:
     finite = [v for v in values if not is_bad(v)]
+    if len(values) == total == 1:
+        return f"value {number_text(values[0])}"
     if not finite:
         return "no finite value"
     seen = "" if len(values) == total else f" of the {len(values):,} values shown"

@@ -49,8 +49,14 @@ def lead(incident: Incident) -> str:
         return incident.reason or "Nothing was wrong: somebody asked for a picture of this step."
     if incident.origin is None:
         return "Where it began could not be found. What was seen, and what a replay needs, is below."
-    why = incident.cause.why[0].rstrip(".") + "." if incident.cause.why else ""
-    return f"{origin_sentence(incident.origin)} {why[:1].upper()}{why[1:]}".strip()
+    why = f"{sentence(incident.cause.why[0]).rstrip('.')}." if incident.cause.why else ""
+    return f"{origin_sentence(incident.origin)} {why}".strip()
+
+
+def sentence(text: str) -> str:
+    """With a capital letter, unless it begins with a name from somebody's code."""
+    first = text.split(" ", 1)[0]
+    return text[:1].upper() + text[1:] if first.isalpha() and first.islower() else text
 
 
 def origin_sentence(origin: Origin) -> str:
@@ -77,11 +83,9 @@ def module_text(origin: Origin) -> str:
     """The module's path, or what stands for it."""
     if origin.module is None:
         return "code outside the model"
-    return (
-        origin.module or f"the model itself ({origin.module_type})"
-        if origin.module_type
-        else origin.module or "the model"
-    )
+    if origin.module:
+        return origin.module
+    return f"the model itself ({origin.module_type})" if origin.module_type else "the model itself"
 
 
 def place(origin: Origin) -> str:
