@@ -27,6 +27,7 @@ from nanwatch.probes.flight_recorder import (
     Ref,
     Segment,
     follow,
+    tokens_in,
     version,
 )
 
@@ -286,25 +287,12 @@ def _named(modules: Mapping[str, nn.Module], tracer: Any) -> Iterator[None]:
 # --- reading a recorded call ---
 
 
-def _walk(value: Any) -> Iterator[Leaf | Ref]:
-    if isinstance(value, Leaf | Ref):
-        yield value
-    elif isinstance(value, MappingToken):
-        yield from _walk(value.items)
-    elif isinstance(value, list | tuple):
-        for v in value:
-            yield from _walk(v)
-    elif type(value) is dict:
-        for v in value.values():
-            yield from _walk(v)
-
-
 def _refs(call: Call) -> list[Ref]:
-    return [t for t in _walk((call.args, call.kwargs)) if isinstance(t, Ref)]
+    return [t for t in tokens_in((call.args, call.kwargs)) if isinstance(t, Ref)]
 
 
 def _leaves(call: Call) -> list[Leaf]:
-    return [t for t in _walk((call.args, call.kwargs)) if isinstance(t, Leaf)]
+    return [t for t in tokens_in((call.args, call.kwargs)) if isinstance(t, Leaf)]
 
 
 def _mutates_one_of(call: Call, needed: set[int]) -> bool:

@@ -17,6 +17,8 @@ import torch
 
 KEPT_SEGMENTS = 4
 MAX_CALLS = 2000
+USUAL_ENTRIES = 3
+"""Entry calls in one segment that are kept without asking whether anything still needs them."""
 MAX_BUFFER_BYTES = 64 * 1024 * 1024
 
 Stack = tuple[tuple[CodeType, int], ...]
@@ -131,9 +133,12 @@ class FlightRecorder:
         if len(self._segments) > 1 and self._segments[0].step < self.step:
             self._segments = [s for s in self._segments[:-1] if s.step >= self.step - 1] + [self._segments[-1]]
             self._prune()
+        if sum(c.module is not None for c in self.current.calls) > USUAL_ENTRIES:
+            self._forget_unused()
 
     def end_segment(self) -> None:
         """An outermost backward is over."""
+        self.overflowed = False
         self._segments.append(Segment(self.current.number + 1, self.step))
         if len(self._segments) > KEPT_SEGMENTS:
             self._segments = self._segments[-KEPT_SEGMENTS:]
@@ -197,6 +202,16 @@ class FlightRecorder:
         # Made before the last backward (a GAN's fake images): the call may be forgotten, so hold the tensor too.
         return Ref(entry[1], entry[2], tensor) if tensor.requires_grad else Leaf(tensor, version(tensor))
 
+    def _forget_unused(self) -> None:
+        """Drop calls of this segment that nothing alive depends on: an evaluation with gradients on never ends one."""
+        alive = {index for ref, index, _ in self._made.values() if ref() is not None}
+        needed: set[int] = set()
+        for call in reversed(self.current.calls):
+            if call.index in alive or call.index in needed or (call.mutates and needed & set(_refs_of(call))):
+                needed.update((call.index, *_refs_of(call)))
+        self.current.calls = [c for c in self.current.calls if c.index in needed]
+        self._prune()
+
     def _prune(self) -> None:
         oldest = next((c.index for s in self._segments for c in s.calls), self._next)
         self._made = {k: e for k, e in self._made.items() if e[1] >= oldest and e[0]() is not None}
@@ -215,6 +230,24 @@ class MappingToken:
             return cls(items)
         except Exception:  # a class with another constructor: a dict serves most models as well
             return items
+
+
+def tokens_in(value: Any) -> Iterator[Leaf | Ref]:
+    """Every Leaf and Ref in a described value."""
+    if isinstance(value, Leaf | Ref):
+        yield value
+    elif isinstance(value, MappingToken):
+        yield from tokens_in(value.items)
+    elif isinstance(value, list | tuple):
+        for v in value:
+            yield from tokens_in(v)
+    elif type(value) is dict:
+        for v in value.values():
+            yield from tokens_in(v)
+
+
+def _refs_of(call: Call) -> list[int]:
+    return [t.index for t in tokens_in((call.args, call.kwargs)) if isinstance(t, Ref)]
 
 
 def version(tensor: torch.Tensor) -> int:

@@ -69,6 +69,7 @@ class OptimizerProbe:
         if self.paused or not self._is_watched(optimizer):
             return
         key = id(optimizer)
+        self._optimizers.setdefault(key, optimizer)
         self._depth[key] = self._depth.get(key, 0) + 1
         if self._depth[key] == 1:
             self._events.before_step(optimizer)
@@ -80,7 +81,6 @@ class OptimizerProbe:
         self._depth[key] -= 1
         if self._depth[key]:
             return
-        self._optimizers.setdefault(key, optimizer)
         if _dropped_by_scaler(optimizer):
             return
         self._counts[key] = self._counts.get(key, 0) + 1

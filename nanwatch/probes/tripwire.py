@@ -33,6 +33,8 @@ REFRESH_EVERY = 16
 CLOSE_AFTER = 20
 """Finite steps that end an incident."""
 MAX_OVERFLOW_CHECKS = 50
+BY_HAND_LOOKS_AT = 8
+"""Parameters whose change tells a step made without an optimizer."""
 DEVICE_PARAMETER_CHECK_EVERY = 10
 
 _NAN = STATISTICS.index("nan")
@@ -118,6 +120,7 @@ class Tripwire:
         self._advanced_in_backward: Optimizer | None = None
         self._last_emit_s = time.perf_counter()
         self._names_id = -1
+        self._versions = -1
         self._dropped_gradients: dict[int, list[tuple[torch.nn.Parameter, torch.Tensor]]] = {}
 
     # --- backward ---
@@ -132,6 +135,7 @@ class Tripwire:
     def after_backward(self, call: BackwardCall) -> None:
         began = time.perf_counter()
         self._in_backward = False
+        self._notice_step_by_hand()
         step = self._step
         backward = BackwardCall(tuple(self._unscaled(r) for r in call.roots), call.seeds, call.gradients)
         if not self._recorder.current.calls:
@@ -150,10 +154,10 @@ class Tripwire:
         step.bad_loss |= bad_loss
         step.bad_grads |= bool(bad)
         try:
+            if self.capture_reason is not None:
+                self._capture(trip)
             if bad_loss or bad:
                 self._bad(trip)
-            elif self.capture_reason is not None:
-                self._capture(trip)
         finally:
             step.micro_steps += 1
             self._recorder.end_segment()
@@ -161,6 +165,16 @@ class Tripwire:
                 optimizer, self._advanced_in_backward = self._advanced_in_backward, None
                 self._hooks.install(self._watched.parameters)
                 self._complete(optimizer)
+
+    def _notice_step_by_hand(self) -> None:
+        """No optimizer of torch has stepped, and yet parameters changed since the last backward: `p -= lr * p.grad`."""
+        if self.optimizer.seen:
+            return
+        versions = sum(p._version for p in self._watched.parameters[:BY_HAND_LOOKS_AT])
+        if self._step.micro_steps and versions != self._versions:
+            self.optimizer.completed += 1
+            self._complete(None)
+        self._versions = versions
 
     def _unscaled(self, root: torch.Tensor) -> torch.Tensor:
         unscaled = self._scaling.unscaled(root)
@@ -270,7 +284,7 @@ class Tripwire:
                  stack=user_stack(sys._getframe(1)))
         )  # fmt: skip
 
-    def _complete(self, optimizer: Optimizer) -> None:
+    def _complete(self, optimizer: Optimizer | None) -> None:
         """Close the books on this step."""
         now = time.perf_counter()
         step, number = self._step, self._recorder.step
@@ -288,7 +302,7 @@ class Tripwire:
                 step_time_s=duration,
                 loss=step.losses / step.micro_steps if step.micro_steps else _UNKNOWN,
                 loss_measured=step.micro_steps > 0,
-                lr=learning_rate(optimizer),
+                lr=_UNKNOWN if optimizer is None else learning_rate(optimizer),
                 loss_scale=self._scaling.scale(),
                 grad_norm_clipped=self._clipped_norm(),
                 overhead=min(1.0, step.own_s / duration) if duration > 0 else 0.0,

@@ -91,7 +91,7 @@ def _blocks(names: tuple[str, ...]) -> list[str]:
     """For each tensor the block it is charted under: the deepest level of modules that gives few enough blocks."""
     modules = [name.split(".")[:-1] for name in names]
     for depth in range(max(map(len, modules), default=0), 0, -1):
-        cut = [".".join(m[:depth]) or "(root)" for m in modules]
+        cut = [".".join(m[:depth]) or "root" for m in modules]
         if len(set(cut)) <= _MAX_BLOCKS:
             return cut
-    return [m[0] if m else "(root)" for m in modules]
+    return [m[0] if m else "root" for m in modules]

@@ -9,6 +9,7 @@ import secrets
 import socket
 import sys
 import time
+import weakref
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ class TrainerRun:
         if self.place.starts_agent:
             self._start_agent()
         self._farewell.install()
-        os.register_at_fork(after_in_child=self._in_forked_child)
+        _tell_forked_children(self)
         if self.place.rank == 0:
             shown = [_describe(name, model) for name, model in models.items()]
             say(
@@ -284,11 +285,23 @@ class TrainerRun:
             settings=self.settings.for_agent(),
         )  # fmt: skip
 
-    def _in_forked_child(self) -> None:
+    def leave_to_parent(self) -> None:
         """A forked child (a DataLoader worker) has our hooks but is not the trainer: nothing is observed in it."""
         if os.getpid() != self._pid and not self.closed:
             self.closed = True
             self.probes.switch_off()
+
+
+def _tell_forked_children(run: TrainerRun) -> None:
+    """Nothing can be taken back from `register_at_fork`, so it must not keep the run alive."""
+    weak = weakref.ref(run)
+
+    def in_child() -> None:
+        alive = weak()
+        if alive is not None:
+            alive.leave_to_parent()
+
+    os.register_at_fork(after_in_child=in_child)
 
 
 def _where(incident: Incident) -> str:

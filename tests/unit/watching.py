@@ -56,17 +56,21 @@ def watching(
         out.trips.append(trip)
         out.incidents.append(examiner.examine(trip))
 
+    def is_overflow_real(trip: Trip) -> bool:
+        return examiner.overflow_is_real(trip)
+
+    records, folds = [], []
     probes = Probes(
-        policy=policy, rank=0, start_step=start_step, emit=lambda r: out.records.append(r), on_trip=on_trip,
-        is_overflow_real=lambda t: examiner.overflow_is_real(t), on_fold=lambda *a: out.folds.append(a),
-        report=fault, strict=True,
+        policy=policy, rank=0, start_step=start_step, emit=records.append, on_trip=on_trip,
+        is_overflow_real=is_overflow_real, on_fold=lambda *fold: folds.append(fold), report=fault, strict=True,
     )  # fmt: skip
-    out = Watching(probes)
+    out = Watching(probes, records=records, folds=folds)
     settings = {"capture_batch": "full", "capture_parameters": "full", "max_batch_mib": 64, "max_state_mib": 64,
                 "redact": None} | privacy  # fmt: skip
     examiner = Examiner(
         probes, folder / "incidents", rank=0, world_size=1, start_step=start_step, policy=policy,
-        privacy=Privacy(**settings), mlflow_run_id=lambda: None, new_id=lambda step: f"step-{step}-{len(out.incidents)}",
+        privacy=Privacy(**settings), mlflow_run_id=lambda: None,
+        new_id=lambda step: f"step-{step}-{len(out.incidents)}",
     )  # fmt: skip
     named = models if isinstance(models, dict) else {"": models}
     for name, model in named.items():

@@ -82,7 +82,7 @@ def test_the_run_ends_with_the_last_detach():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in a.modules())
     train(b, 3)
     second.detach()
-    wait_for(lambda: (first.folder / "timeline.parquet").exists())
+    wait_for((first.folder / "timeline.parquet").exists)
     wait_for(lambda: first._run.agent.poll() is not None)
     assert first._run.agent.returncode == 0
     third = nanwatch.attach(a)

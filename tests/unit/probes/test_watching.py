@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -241,7 +242,7 @@ def test_attached_between_forward_and_backward_says_so(tmp_path):
 def test_validation_in_between_is_not_part_of_the_step(tmp_path):
     net, opt = make()
     with watching(net, tmp_path) as seen:
-        for i in range(3):
+        for _i in range(3):
             step(net, opt)
             net.eval()
             with torch.no_grad():
@@ -366,3 +367,62 @@ def test_an_exception_in_forward_does_not_blind_the_probes(tmp_path):
             F.cross_entropy(torch.log(out * (i != 4)) if i == 4 else out, y).backward()
             opt.step()
     assert seen.incident.origin.op == "aten::log"
+
+
+def test_steps_made_by_hand_are_counted(tmp_path):
+    net = nn.Linear(4, 2)
+    with watching(net, tmp_path) as seen:
+        for i in range(4):
+            x, y = batch()
+            loss = F.cross_entropy(net(x * (float("nan") if i == 2 else 1)), y)
+            loss.backward()
+            with torch.no_grad():
+                for p in net.parameters():
+                    p.sub_(0.1 * p.grad)
+                    p.grad = None
+    assert [r.step for r in seen.steps] == [0, 1, 2]
+    assert seen.incident.step == 2
+
+
+def test_an_evaluation_with_gradients_on_holds_no_batches(tmp_path):
+    net, opt = make()
+    with watching(net, tmp_path) as seen:
+        step(net, opt)
+        batches = []
+        for _ in range(50):
+            x, y = batch()
+            batches.append(weakref.ref(x))
+            F.cross_entropy(net(x), y).item()
+        del x, y
+        assert sum(ref() is not None for ref in batches) <= 6
+        step(net, opt)
+        assert not seen.probes.recorder.overflowed
+    assert not seen.trips
+
+
+def test_a_capture_is_made_while_an_incident_is_open(tmp_path):
+    net, opt = make()
+    with watching(net, tmp_path) as seen:
+        for i in range(4):
+            x, y = batch()
+            F.cross_entropy(net(x * float("nan")), y).backward()
+            opt.step()
+            if i == 1:
+                seen.probes.tripwire.capture_reason = "still?"
+    assert [i.kind for i in seen.incidents] == ["nonfinite", "capture"]
+    assert seen.incidents[1].reason == "still?"
+
+
+def test_many_steps_hold_one_batch(tmp_path):
+    net, opt = make()
+    with watching(net, tmp_path) as seen:
+        batches = []
+        for _ in range(30):
+            x, y = batch()
+            batches.append(weakref.ref(x))
+            opt.zero_grad()
+            F.cross_entropy(net(x), y).backward()
+            opt.step()
+        del x, y
+        assert sum(ref() is not None for ref in batches) <= 2
+        assert len(seen.probes.recorder._made) < 20
