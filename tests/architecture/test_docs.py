@@ -40,6 +40,11 @@ def test_links_between_pages_lead_somewhere(path):
         assert (path.parent / target).exists(), target
 
 
+def test_the_index_leads_to_every_page():
+    targets = re.findall(r"\]\(([^)#]+)", (DOCS / "index.md").read_text())
+    assert {page.name for page in DOCS.glob("*.md")} - {"index.md"} <= set(targets)
+
+
 def test_every_verb_of_the_command_line_is_in_the_readme():
     for command in app.registered_commands:
         assert f"nanwatch {command.callback.__name__}" in (ROOT / "README.md").read_text()
