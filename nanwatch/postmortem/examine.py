@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -111,9 +110,8 @@ class Examiner:
         assert trip.backward is not None
         if self._world_size > 1:
             return _failed("the step contains collective operations: one process alone cannot run it again", 0)
-        scaled = not math.isnan(trip.scale)
         try:
-            made = plan(self._probes.recorder, trip.backward.roots, () if scaled else trip.backward.seeds)
+            made = plan(self._probes.recorder, trip.backward.roots, () if trip.scaled else trip.backward.seeds)
         except ReplayError as e:
             return _failed(str(e), 0)
         error: str | None = None
@@ -276,7 +274,6 @@ class Examiner:
     # --- the incident ---
 
     def _incident(self, trip: Trip, f: _Findings) -> Incident:
-        scaled = not math.isnan(trip.scale)
         identity = self._new_id(trip.step)
         return Incident(
             id=identity,
@@ -293,7 +290,7 @@ class Examiner:
             path=f.path,
             cause=f.cause or unknown(f.verdict.error or "nothing was wrong: this bundle was asked for"),
             replay=f.verdict,
-            amp={"scaler": scaled, "scale": trip.scale if scaled else None},
+            amp={"scaler": trip.scaled, "scale": trip.scale if trip.scaled else None},
             mlflow={"run_id": self._mlflow_run_id(), "artifact_path": f"nanwatch/incidents/{identity}"},
             reason=trip.reason,
             scope=f.scope,

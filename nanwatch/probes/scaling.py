@@ -45,11 +45,11 @@ class ScalingProbe:
         entry = self._scaled.get(id(root))
         return entry[1] if entry is not None and entry[0]() is root else None
 
-    def scale(self) -> float:
-        """The current factor; NaN without a scaler, and where it is kept on a device."""
+    def scale(self, *, wait: bool = False) -> float:
+        """The current factor; NaN without a scaler. One that is kept on a device is read only with `wait`."""
         scaler = self._scaler() if self._scaler is not None else None
         factor = getattr(scaler, "_scale", None)
-        if factor is None or factor.device.type != "cpu":
+        if factor is None or (factor.device.type != "cpu" and not wait):
             return float("nan")
         return float(factor)
 

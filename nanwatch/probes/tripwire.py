@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -52,6 +52,8 @@ class Trip:
     backward: BackwardCall | None
     """The backward at which it showed; its roots are the loss without GradScaler's factor where that is known."""
     loss: float = _UNKNOWN
+    scaled: bool = False
+    """GradScaler is in use; `scale` is its factor."""
     scale: float = _UNKNOWN
     optimizer: Optimizer | None = None
     """Set where the optimizer's step made it."""
@@ -149,14 +151,14 @@ class Tripwire:
         step.own_s += time.perf_counter() - began
         bad_loss = not math.isfinite(loss) and bool(backward.roots)
         trip = self._trip(backward, loss, bad, stats_KS, bad_loss=bad_loss)
-        if bad and not bad_loss and self._scaling.in_use and not self._overflow_is_real(trip):
+        if trip is not None and bad and not bad_loss and trip.scaled and not self._overflow_is_real(trip):
             step.overflow, bad = True, []
         step.bad_loss |= bad_loss
         step.bad_grads |= bool(bad)
         try:
-            if self.capture_reason is not None:
+            if trip is not None and self.capture_reason is not None:
                 self._capture(trip)
-            if bad_loss or bad:
+            if trip is not None and (bad_loss or bad):
                 self._bad(trip)
         finally:
             step.micro_steps += 1
@@ -195,17 +197,22 @@ class Tripwire:
 
     def _trip(
         self, backward: BackwardCall, loss: float, bad: list[int], stats_KS: NDArray[np.float32], *, bad_loss: bool
-    ) -> Trip:
+    ) -> Trip | None:
+        """What is handed on; None where all is well and nobody has asked for a bundle."""
         if bad_loss:
             seen = Seen("loss", "nan" if math.isnan(loss) else "inf", (), 1)
         elif bad:
             nan = bool(np.nansum(stats_KS[bad, _NAN]))
             seen = Seen("grad", "nan" if nan else "inf", tuple(self._watched.names[k] for k in bad[:20]), len(bad))
-        else:
+        elif self.capture_reason is not None:
             seen = Seen("none", "none")
+        else:
+            return None
+        scaled = self._scaling.in_use
         return Trip(
-            "nonfinite", self._recorder.step, self._step.micro_steps, seen, backward, loss, self._scaling.scale()
-        )
+            "nonfinite", self._recorder.step, self._step.micro_steps, seen, backward, loss, scaled,
+            self._scaling.scale(wait=scaled),
+        )  # fmt: skip
 
     def _overflow_is_real(self, trip: Trip) -> bool:
         """GradScaler's factor overflows gradients on purpose; only what stays non-finite without it is a fault."""
@@ -228,9 +235,7 @@ class Tripwire:
 
     def _capture(self, trip: Trip) -> None:
         reason, self.capture_reason = self.capture_reason, None
-        self._on_trip(
-            Trip("capture", trip.step, trip.micro_step, trip.seen, trip.backward, trip.loss, trip.scale, reason=reason)
-        )
+        self._on_trip(replace(trip, kind="capture", reason=reason))
 
     # --- optimizer ---
 
