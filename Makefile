@@ -10,13 +10,14 @@ TORCH := torch==2.13.0
 export OMP_NUM_THREADS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help demo test test-all check clean
+.PHONY: help demo test test-all check bench clean
 
 help:
 	@echo "make demo      train a small network that goes bad, and see the story that nanwatch tells of it"
 	@echo "make test      the tests, without the slow ones"
 	@echo "make test-all  all tests"
 	@echo "make check     ruff, mypy, import-linter"
+	@echo "make bench     what a step costs; minutes, writes docs/overhead.md"
 	@echo "make clean     remove what the other targets made"
 
 demo: $(VENV)/.installed
@@ -38,6 +39,9 @@ check: $(VENV)/.installed-dev
 	@$(BIN)/mypy
 	@echo "== import-linter"
 	@PYTHONPATH=. $(BIN)/lint-imports
+
+bench: $(VENV)/.installed-dev
+	@$(BIN)/python tests/bench/step_time.py --write docs/overhead.md
 
 clean:
 	rm -rf $(VENV) nanwatch-demo nanwatch_runs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .grimp_cache
