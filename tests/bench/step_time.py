@@ -118,10 +118,7 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["NANWATCH_DIR"] = folder
-        for name, make, steps in (
-            ("MLP, 0.67 M parameters, batch 64", mlp, 40),
-            ("GPT, 5 M parameters, 4 x 128", gpt, 3),
-        ):
+        for (name, steps), make in zip(TRAININGS, (mlp, gpt), strict=True):
             rows = measure(make, args.rounds, steps)
             bare = statistics.fmean(r[0] for r in rows) / steps * 1e3
             shown = ["{:.3f} ({:.3f} to {:.3f})".format(*ratio(rows, column)) for column in (1, 2)]
