@@ -85,7 +85,7 @@ def _scale(finite: NDArray[np.float64], also: Sequence[float]) -> _Scale:
         return _Scale(0.0, 1.0, is_log=False)
     low, high = float(values.min()), float(values.max())
     if low > 0 and high / low >= _LOG_FROM:
-        return _Scale(10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high * 1.0001)), is_log=True)
+        return _Scale(10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high) - 1e-9), is_log=True)
     if high == low:
         pad = abs(high) * 0.1 or 1.0
         return _Scale(low - pad, high + pad, is_log=False)

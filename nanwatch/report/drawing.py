@@ -69,8 +69,8 @@ def draw_operations(graph: Graph) -> Drawing | None:
 
 def _drawing(shapes: Sequence[Shape], edges: Sequence[tuple[str, str]], label: str) -> Drawing:
     painter = _Painter()
-    inner = painter.measure(shapes, edges, "")
-    painter.paint(shapes, "", (_MARGIN, _MARGIN))
+    inner = painter.measure(shapes, edges, None)
+    painter.paint(shapes, None, (_MARGIN, _MARGIN))
     width, height = int(inner.width + 2 * _MARGIN + 1), int(inner.height + 2 * _MARGIN + 1)
     return Drawing("".join(painter.parts), width, height, label)
 
@@ -78,11 +78,11 @@ def _drawing(shapes: Sequence[Shape], edges: Sequence[tuple[str, str]], label: s
 class _Painter:
     def __init__(self) -> None:
         self.parts: list[str] = []
-        self._inner: dict[str, Arrangement] = {}
+        self._inner: dict[str | None, Arrangement] = {}
         self._sizes: dict[str, tuple[float, float]] = {}
 
-    def measure(self, shapes: Sequence[Shape], edges: Sequence[tuple[str, str]], key: str) -> Arrangement:
-        """Sizes from the inside outwards; `key` is the id of the box around."""
+    def measure(self, shapes: Sequence[Shape], edges: Sequence[tuple[str, str]], key: str | None) -> Arrangement:
+        """Sizes from the inside outwards; `key` is the id of the box around, None for the paper."""
         for shape in shapes:
             title, subtitle = _cut(shape.title), _cut(shape.subtitle)
             text = max(len(title) * _TITLE_CHAR, len(subtitle) * _SUBTITLE_CHAR)
@@ -96,7 +96,7 @@ class _Painter:
         self._inner[key] = arrange({s.id: self._sizes[s.id] for s in shapes}, edges)
         return self._inner[key]
 
-    def paint(self, shapes: Sequence[Shape], key: str, at: Point) -> None:
+    def paint(self, shapes: Sequence[Shape], key: str | None, at: Point) -> None:
         inner = self._inner[key]
         marks = {s.id: "path" if s.mark != "origin" and _leads(s) else s.mark for s in shapes}
         for route in inner.routes:

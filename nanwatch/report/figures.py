@@ -57,4 +57,4 @@ def is_bad(value: Any) -> bool:
 
 
 def _minus(text: str) -> str:
-    return text.replace("-", "−") if text.startswith("-") else text
+    return f"−{text[1:]}" if text.startswith("-") else text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ from nanwatch.report.drawing import draw_modules
 from nanwatch.report.evidence import Graph, read_member
 from nanwatch.report.markdown import markdown
 from nanwatch.report.page import read_incident, render
+
+log = logging.getLogger("nanwatch.report")
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,14 +59,17 @@ def finish(folder: Path, history: pa.Table | None, upload: UploadPolicy | None =
 
 
 def _draw(folder: Path, incident: Incident) -> None:
+    """Write the pictures, as far as they can be drawn: a bundle without one is worth more than none."""
     try:
         graph = read_member(folder, "graph.json", Graph)
-    except BundleError:
-        return  # the page names a member that is malformed
-    if graph is None:
+        if graph is None:
+            return
+        dot = dot_text(graph)
+        drawing = draw_modules(graph, incident.origin.phase if incident.origin else None)
+    except Exception as e:
+        log.warning("%s: the module graph cannot be drawn: %s: %s", folder.name, type(e).__name__, e)
         return
-    _write_text(folder / "graph.dot", dot_text(graph))
-    drawing = draw_modules(graph, incident.origin.phase if incident.origin else None)
+    _write_text(folder / "graph.dot", dot)
     if drawing is not None:
         _write_text(folder / "graph.svg", drawing.standalone())
 

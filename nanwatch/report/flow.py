@@ -41,13 +41,13 @@ class Node:
 class Flow:
     """`roots` in order of execution; `edges` as they are, `shortened` ones past own code; `size`: modules in all."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, keep: str | None = None) -> None:
         nodes = {m.id: Node(m) for m in graph.modules if m.id != LOSS}
         self.size = len(nodes)
         order = _order(graph.edges)
         roots = _trees(nodes)
-        # One box around everything says nothing, unless its own code is the origin.
-        while len(roots) == 1 and roots[0].children and roots[0].module.id != graph.origin:
+        # One box around everything says nothing, unless it is the one to `keep`.
+        while len(roots) == 1 and roots[0].children and roots[0].module.id != keep:
             roots = roots[0].children
         living = [r for r in roots if r.is_live()] or roots
         self.roots = _sorted(living, order)

@@ -116,8 +116,6 @@ def _ranked(nodes: list[str], wires: list[tuple[str, str]]) -> list[list[str]]:
     for node in nodes:
         if not before[node] and after[node]:
             rank[node] = min(rank[n] for n in after[node]) - 1
-    if not wires:
-        rank = {node: i for i, node in enumerate(nodes)}
     rows: dict[int, list[str]] = {}
     for node in nodes:
         rows.setdefault(rank[node], []).append(node)

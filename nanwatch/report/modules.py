@@ -11,7 +11,7 @@ from nanwatch.report.flow import LOSS, Flow, Node
 
 SMALL = 60
 """Modules up to which everything is shown."""
-INPUT = "(input)"
+INPUT, STEP = "(input)", "(step)"
 _RUN = 3
 """Equal siblings in a row that become one stacked box."""
 _MAX_CHILDREN = 24
@@ -37,26 +37,30 @@ class Shape:
 def select(graph: Graph, phase: str | None) -> tuple[tuple[Shape, ...], tuple[tuple[str, str], ...]]:
     """The outermost shapes, from the input to the loss, and the edges between them.
 
-    `phase` is the origin's: it marks the input (data) or the loss code (loss) where no module is the origin.
+    `phase` is the origin's: input (data), loss code (loss) or the optimizer's step are marked instead of a module.
     """
-    flow = Flow(graph)
-    builder = _Builder(graph, flow)
+    outside = {"data": INPUT, "loss": LOSS, "optimizer": STEP}.get(phase or "", graph.origin)
+    marked = outside if phase == "data" or graph.origin in {None, LOSS} else None
+    flow = Flow(graph, keep=graph.origin if marked is None else None)
+    builder = _Builder(graph, flow, is_origin=marked is None)
     shapes = list(builder.shapes(flow.roots, 0))
     edges = list(builder.edges_in(None))
-    marked = {"data": INPUT, "loss": LOSS}.get(phase or "") if graph.origin in {None, LOSS} else None
-    marked = LOSS if graph.origin == LOSS else marked
     sources, targets = {a for a, _ in edges}, {b for _, b in edges}
     start = Shape(INPUT, "input", "batch", "what the model was given", "origin" if marked == INPUT else "")
-    reached = "origin" if marked == LOSS else "path" if graph.path or phase else ""
+    reached = "origin" if marked == LOSS else "path" if graph.path and marked != STEP else ""
     end = Shape(LOSS, "loss", "code outside the model", "where the value arrived", reached)
     edges += [(INPUT, s.id) for s in shapes if s.id not in targets]
     edges += [(s.id, LOSS) for s in shapes if s.id not in sources]
-    return (start, *shapes, end), tuple(edges)
+    if marked != STEP:
+        return (start, *shapes, end), tuple(edges)
+    step = Shape(STEP, "optimizer's step", "after backward", "where the parameters are changed", "origin")
+    return (start, *shapes, end, step), (*edges, (LOSS, STEP))
 
 
 class _Builder:
-    def __init__(self, graph: Graph, flow: Flow) -> None:
+    def __init__(self, graph: Graph, flow: Flow, *, is_origin: bool) -> None:
         self._origin = graph.origin
+        self._origin_mark = "origin" if is_origin else "path"
         self._path = frozenset(graph.path)
         self._flow = flow
         self._is_small = flow.size <= SMALL
@@ -153,7 +157,7 @@ class _Builder:
 
     def _mark(self, inside: set[str], *nodes: Node) -> str:
         if self._origin is not None and self._origin in inside:
-            return "origin"
+            return self._origin_mark
         if inside & self._path:
             return "path"
         return "bad" if any(n.module.nonfinite for n in nodes) else ""

@@ -57,6 +57,8 @@ def history_panels(history: History, step: int) -> list[Panel]:
 
 def growth_panel(magnitudes: Sequence[Magnitude], incident: Incident) -> Growth | None:
     """The largest value after each operation of the step, in order of execution."""
+    # Memory that is not written yet holds anything.
+    magnitudes = [m for m in magnitudes if "empty" not in m.op]
     if len(magnitudes) < _MIN_POINTS:
         return None
     values = np.array([math.nan if m.absmax is None or m.value != "finite" else m.absmax for m in magnitudes])

@@ -38,8 +38,11 @@ def headline(incident: Incident) -> str:
         return f"The loss became {value} at {step}"
     if incident.seen.where == "none":
         return f"A value became {value} at {step}"
-    count = max(incident.seen.count, 1)
+    count = max(incident.seen.count, len(incident.seen.names), 1)
     noun = {"grad": "gradient", "parameter": "parameter", "output": "output"}[incident.seen.where]
+    if count == 1 and incident.seen.names:
+        which = f"gradient of {incident.seen.names[0]}" if noun == "gradient" else f"{noun} {incident.seen.names[0]}"
+        return f"The {which} became {value} at {step}"
     return f"{plural(count, noun)} became {value} at {step}"
 
 
