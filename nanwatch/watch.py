@@ -20,7 +20,7 @@ from nanwatch.rules.load import load_rules
 from nanwatch.rules.rule import Rule
 from nanwatch.settings import Settings, resolve, switch
 from nanwatch.sinks.standard_webhooks import check_secret
-from nanwatch.sinks.webhook_client import check_url
+from nanwatch.sinks.webhook_url import check_url
 from nanwatch.trainer.process import TrainerRun
 
 log = logging.getLogger("nanwatch")

@@ -56,7 +56,7 @@ def save_tensors(
     maximum, mean, non-finite count); none (shapes only). Above `max_mib` the next smaller mode is taken, and `reason`
     says so. `batch_size` is the commonest first dimension where it is not given. `redact(path, tensor)` may return
     another tensor, or None to withhold it; a redaction that raises withholds too. `hashes`: a tensor whose values are
-    not kept gets its SHA-256. No file is written when no value is kept.
+    not kept gets its SHA-256. No file is written when values were withheld.
 
     Raises: BundleError when the file cannot be written. A leaf that cannot be kept is described by type and repr.
     """
@@ -76,7 +76,7 @@ def save_tensors(
                 break
             reasons.append(f"{mode}: {encoder.size_bytes / _MIB:.1f} MiB, more than the limit of {max_mib:g} MiB")
             mode = "rows" if mode == "full" else "stats"
-        if encoder.tensors:
+        if encoder.tensors or (mode == "full" and not gathered.bases):
             _write(path, encoder.tensors)
         return {
             "captured": mode,

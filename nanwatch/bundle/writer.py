@@ -62,7 +62,7 @@ class EvidenceWriter:
     ) -> dict[str, Any]:
         """Write `<name>.safetensors` and return the description of `tree` that belongs into a `tree.json`.
 
-        See `save_tensors` for the arguments and the description. No file is written when no value is kept.
+        See `save_tensors` for the arguments and the description. No file is written when values were withheld.
         """
         path = self._path(f"{name}.safetensors")
         return save_tensors(

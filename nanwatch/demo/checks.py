@@ -22,8 +22,8 @@ LEAST_KEYS = 20
 LEAST_POINTS = 3
 CREATED = "nanwatch.incident.created"
 _NEEDED_TAGS = ("nanwatch.status", "nanwatch.first_incident_step", "nanwatch.origin", "nanwatch.cause")
-# The state of the optimizer belongs to incidents born in its step, and this model has no buffers.
-_NOT_ALWAYS = {"state/optimizer.safetensors", "state/buffers.safetensors"}
+# The state of the optimizer belongs to incidents born in its step.
+_NOT_ALWAYS = {"state/optimizer.safetensors"}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,9 +71,10 @@ def write_state(
     made: Plan,
     parameters: Mapping[str, torch.Tensor],
     buffers: Mapping[str, torch.Tensor],
+    optimizer_state: Mapping[str, Any] | None,
     privacy: Privacy,
 ) -> None:
-    """`state/`: generators and buffers as they were before the step, and the parameters."""
+    """`state/`: generators, buffers, parameters as they were before the step; the optimizer's where it is at fault."""
     names = {id(b): name for name, b in buffers.items()}
     tree = {
         "schema": "nanwatch.state/1",
@@ -86,6 +88,10 @@ def write_state(
             hashes=True,
         ),
     }
+    if optimizer_state is not None:
+        tree["optimizer"] = writer.tensors(
+            "state/optimizer", optimizer_state, mode=privacy.capture_parameters, max_mib=privacy.max_state_mib
+        )
     writer.json("state/tree.json", tree)
 
 
@@ -179,15 +185,25 @@ def _row_values(
         if shown is None or shown.dim() == 0 or shown.shape[0] != batch_size or shown.layout != torch.strided:
             continue
         for row in list(rows)[:_PREVIEW_ROWS]:
-            flat = shown[row].detach().reshape(-1)
-            wide = flat[:_PREVIEW_VALUES].cpu()
+            kept = _thinned(shown[row].detach())
+            wide = kept.reshape(-1)[:_PREVIEW_VALUES].cpu()
             values = wide.float().tolist() if wide.is_floating_point() else wide.tolist()
             out.append({
                 "leaf": name, "row": row, "shape": list(shown.shape[1:]),
                 "dtype": str(shown.dtype).removeprefix("torch."),
-                "values": json_ready(values), "truncated": flat.numel() > _PREVIEW_VALUES,
+                "values": json_ready(values), "values_shape": list(kept.shape),
+                "truncated": kept.numel() > _PREVIEW_VALUES,
             })  # fmt: skip
     return out
+
+
+def _thinned(row: torch.Tensor) -> torch.Tensor:
+    """Every n-th pixel of what may be an image, so that a preview shows the whole of it."""
+    if row.dim() not in {2, 3} or row.numel() <= _PREVIEW_VALUES:
+        return row
+    stride = math.ceil(math.sqrt(row.numel() / _PREVIEW_VALUES))
+    channels_last = row.dim() == 3 and row.shape[-1] in {1, 3}
+    return row[::stride, ::stride] if channels_last else row[..., ::stride, ::stride]
 
 
 def _args_and_kwargs(node: dict[str, Any]) -> dict[str, Any]:

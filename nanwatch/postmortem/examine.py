@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from nanwatch.postmortem.graph import describe_graph, magnitudes
 from nanwatch.postmortem.program import encode_program
 from nanwatch.postmortem.provenance import Found, LeafOrigin, Leaves, find_origin
 from nanwatch.postmortem.replay import Outcome, Plan, ReplayError, changed, plan, run, same_bits
-from nanwatch.postmortem.stand_in import StepFault, run_step_again
+from nanwatch.postmortem.stand_in import StepFault, optimizer_state, run_step_again
 from nanwatch.postmortem.tensors import bad_rows, state_of, summarize
 from nanwatch.postmortem.traceback import frames, source_line, write_traceback
 from nanwatch.postmortem.tracer import Event, Tracer
@@ -48,6 +48,8 @@ class _Findings:
     events: tuple[Event, ...] = ()
     event: Event | None = None
     chain: tuple[Event, ...] = ()
+    calls: Mapping[str, int] = field(default_factory=dict)
+    optimizer_state: dict[str, Any] | None = None
     scope: tuple[str, ...] = ()
 
 
@@ -136,7 +138,7 @@ class Examiner:
                       for n in dict.fromkeys(made.changed_in_place))  # fmt: skip
         if trip.kind == "capture":
             verdict = Replay("failed" if outcome is None else "reproduced", attempt, _same(trip, outcome), 0.0, error)
-            return _Findings(verdict, made=made, events=tuple(events), scope=scope)
+            return _Findings(verdict, made=made, events=tuple(events), calls=tracer.calls, scope=scope)
         root, root_is_loss = self._root(trip, made, tracer, outcome)
         why = error
         if outcome is not None:
@@ -149,7 +151,7 @@ class Examiner:
                 0.0,
                 why or "no operation of the replay was non-finite",
             )
-            return _Findings(verdict, made=made, events=tuple(events), scope=scope)
+            return _Findings(verdict, made=made, events=tuple(events), calls=tracer.calls, scope=scope)
         verdict = Replay("reproduced" if why is None else "failed" if error else "not_reproduced", attempt,
                          outcome is not None and _same(trip, outcome), 0.0, why)  # fmt: skip
         leaves = Leaves(self._state(), evidence.named_data(made, self._parameter_ids()))
@@ -158,7 +160,7 @@ class Examiner:
         event = found.event or (found.leaf.consumer if found.leaf else None)
         return _Findings(
             verdict, origin, cause, tuple(_node(e) for e in found.path[:_MAX_PATH]), made, tuple(events), event,
-            found.path, scope,
+            found.path, tracer.calls, scope=scope,
         )  # fmt: skip
 
     def _root(self, trip: Trip, made: Plan, tracer: Tracer, outcome: Outcome | None) -> tuple[Event | None, bool]:
@@ -254,6 +256,7 @@ class Examiner:
             line=top.line if top else None, function=top.function if top else None, code=source_line(top), stack=stack,
             inputs=event.inputs if event else (), output=event.output if event else None,
         )  # fmt: skip
+        state = optimizer_state(trip.optimizer, parameters[name], name)
         scope = (_STAND_IN,)
         if fault is None or event is None:
             verdict = Replay(
@@ -263,13 +266,14 @@ class Examiner:
                 0.0,
                 error or "the step on the stand-in stayed finite",
             )
-            return _Findings(verdict, origin, unknown("the optimizer made the parameter non-finite"), scope=scope)
+            cause = unknown("the optimizer made the parameter non-finite")
+            return _Findings(verdict, origin, cause, optimizer_state=state, scope=scope)
         cause = optimizer_cause(
             event.op, fault.settings, nonfinite_setting=fault.nonfinite_setting, zero_divisor=fault.zero_divisor
         )
         verdict = Replay("reproduced", 1, False, 0.0, None)
         path = tuple(_node(e) for e in fault.path[:_MAX_PATH])
-        return _Findings(verdict, origin, cause, path, event=event, scope=scope)
+        return _Findings(verdict, origin, cause, path, event=event, optimizer_state=state, scope=scope)
 
     # --- the incident ---
 
@@ -305,7 +309,8 @@ class Examiner:
             writer.json("incident.json", incident.to_json())
             writer.text("traceback.txt", write_traceback(incident))
             modules = self._modules()
-            writer.json("graph.json", describe_graph(list(f.events), modules, f.event, f.chain))
+            traced = f.event if f.events else None
+            writer.json("graph.json", describe_graph(list(f.events), modules, f.calls, traced, f.chain))
             top = incident.origin.stack[0] if incident.origin and incident.origin.stack else None
             data = evidence.named_data(made, ids)
             shown = evidence.preview(
@@ -315,10 +320,9 @@ class Examiner:
             writer.json("environment.json", describe_environment())
             writer.json("program.json", encode_program(made, ids))
             evidence.write_batch(writer, made, ids, rows, self._privacy)
-            evidence.write_state(
-                writer, made, dict(self._probes.watched.named_parameters()), dict(self._probes.watched.named_buffers()),
-                self._privacy,
-            )  # fmt: skip
+            watched = self._probes.watched
+            parameters, buffers = dict(watched.named_parameters()), dict(watched.named_buffers())
+            evidence.write_state(writer, made, parameters, buffers, f.optimizer_state, self._privacy)
             writer.commit()
         except BaseException:
             writer.abandon()

@@ -16,7 +16,11 @@ LOSS = "(loss)"
 
 
 def describe_graph(
-    events: list[Event], modules: Mapping[str, nn.Module], origin: Event | None, path: tuple[Event, ...]
+    events: list[Event],
+    modules: Mapping[str, nn.Module],
+    calls: Mapping[str, int],
+    origin: Event | None,
+    path: tuple[Event, ...],
 ) -> dict[str, Any]:
     """Modules that ran, the data flow between them in order of execution, and up to 60 operations around the origin."""
     used: dict[str, dict[str, Any]] = {}
@@ -36,10 +40,11 @@ def describe_graph(
             came_from = LOSS if maker.module is None else maker.module
             if came_from != name and not maker.backward:
                 edges[came_from, name] = None
-    shown = _with_ancestors(list(used), modules)
+    # Where nothing ran again (the optimizer's step), the model as it is built is still worth seeing.
+    shown = _with_ancestors(list(used), modules) if used else list(modules)
     return {
         "schema": SCHEMA,
-        "modules": [_module(name, modules.get(name), used.get(name)) for name in shown],
+        "modules": [_module(name, modules.get(name), used.get(name), calls.get(name, 0)) for name in shown],
         "edges": [list(e) for e in edges],
         "origin": None if origin is None else _place(origin),
         "path": _unique([_place(e) for e in path]),
@@ -74,7 +79,7 @@ def _with_ancestors(names: list[str], modules: Mapping[str, nn.Module]) -> list[
     return sorted(wanted, key=lambda n: order.get(n, len(order)))
 
 
-def _module(name: str, module: nn.Module | None, seen: dict[str, Any] | None) -> dict[str, Any]:
+def _module(name: str, module: nn.Module | None, seen: dict[str, Any] | None, calls: int) -> dict[str, Any]:
     parent = None if name in {"", LOSS} else name.rpartition(".")[0]
     own = 0 if module is None else sum(p.numel() for p in module.parameters(recurse=False))
     return {
@@ -82,7 +87,8 @@ def _module(name: str, module: nn.Module | None, seen: dict[str, Any] | None) ->
         "type": "loss code" if name == LOSS else type(module).__name__ if module is not None else None,
         "parent": parent,
         "parameters": own,
-        "calls": 0 if seen is None else seen["operations"],
+        "calls": calls,
+        "operations": 0 if seen is None else seen["operations"],
         "absmax": 0.0 if seen is None else json_ready(seen["absmax"]),
         "nonfinite": 0 if seen is None else seen["nonfinite"],
     }

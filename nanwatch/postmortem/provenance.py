@@ -20,16 +20,15 @@ _CONSTANTS = {"aten::masked_fill", "aten::masked_fill_", "aten::full", "aten::fu
               "aten::new_full", "aten::scalar_tensor", "aten::lift_fresh", "aten::lift_fresh_copy", "aten::where",
               "aten::constant_pad_nd", "aten::index_fill", "aten::index_fill_", "aten::detach"}  # fmt: skip
 
-_VIEWS = {"aten::t", "aten::transpose", "aten::view", "aten::_unsafe_view", "aten::expand", "aten::detach",
-          "aten::alias", "aten::squeeze", "aten::unsqueeze", "aten::permute", "aten::slice", "aten::select",
-          "aten::as_strided", "aten::split", "aten::unbind", "aten::lift_fresh"}  # fmt: skip
+
+LeafKind = Literal["data", "params", "constant"]
 
 
 @dataclass(frozen=True)
 class LeafOrigin:
     """A non-finite value that was there before the step ran."""
 
-    kind: Literal["data", "params", "constant"]
+    kind: LeafKind
     name: str
     tensor: torch.Tensor
     consumer: Event
@@ -47,19 +46,20 @@ class Found:
 
 
 class Leaves:
-    """What the tensors that were there before the replay are: by storage, so that views count too."""
+    """What the tensors that were there before the replay are: by storage, so that views of them count too."""
 
     def __init__(self, parameters: Mapping[str, torch.Tensor], data: Mapping[str, torch.Tensor]) -> None:
-        self._kinds: dict[int, tuple[Literal["data", "params"], str]] = {}
-        for kind, tensors in (("data", data), ("params", parameters)):
-            for name, tensor in tensors.items():
-                key = storage_key(tensor)
-                if key is not None:
-                    self._kinds[key] = (kind, name)  # type: ignore[assignment]
+        self._known: dict[int | None, tuple[LeafKind, str, torch.Tensor]] = {}
+        for name, tensor in data.items():
+            self._known[storage_key(tensor)] = ("data", name, tensor)
+        for name, tensor in parameters.items():
+            self._known[storage_key(tensor)] = ("params", name, tensor)
 
-    def classify(self, tensor: torch.Tensor) -> tuple[Literal["data", "params", "constant"], str]:
+    def classify(self, tensor: torch.Tensor) -> tuple[LeafKind, str, torch.Tensor]:
+        """Kind, name and whole tensor behind what an operation read."""
         key = storage_key(tensor)
-        return self._kinds.get(key, ("constant", "")) if key is not None else ("constant", "")
+        unknown: tuple[LeafKind, str, torch.Tensor] = ("constant", "", tensor)
+        return unknown if key is None else self._known.get(key, unknown)
 
 
 def find_origin(events: list[Event], root: Event, leaves: Leaves) -> Found:
@@ -70,7 +70,7 @@ def find_origin(events: list[Event], root: Event, leaves: Leaves) -> Found:
         event = events[index]
         for source in event.sources:
             if source.event is None and source.state != "finite":
-                leaf = _bad_leaf(events, source, event, leaves)
+                leaf = _bad_leaf(source, event, leaves)
                 if leaf is not None:
                     return Found(None, leaf, _path(events, event, root, reached), reached)
         if index not in intended and event.value != "finite" and _is_birth(event, intended):
@@ -118,27 +118,17 @@ def _intended_leaf(source: Source, leaves: Leaves) -> bool:
     """An infinity that came in from outside and is a mask, a lone number, or a constant of the program."""
     if source.leaf is None or source.state == "nan":
         return False
-    kind, _ = leaves.classify(source.leaf)
+    kind, _, _ = leaves.classify(source.leaf)
     return kind == "constant" or source.leaf.dim() == 0 or is_mask(source.leaf)
 
 
-def _bad_leaf(events: list[Event], source: Source, event: Event, leaves: Leaves) -> LeafOrigin | None:
+def _bad_leaf(source: Source, event: Event, leaves: Leaves) -> LeafOrigin | None:
     if source.leaf is None or _intended_leaf(source, leaves):
         return None
-    kind, name = leaves.classify(source.leaf)
+    kind, name, tensor = leaves.classify(source.leaf)
     if kind == "constant" and source.state == "inf":
         return None
-    return LeafOrigin("data" if kind == "constant" else kind, name, source.leaf, _first_use(events, event))
-
-
-def _first_use(events: list[Event], event: Event) -> Event:
-    """The first operation that computes with the value: a view of it is not yet a use."""
-    while event.op in _VIEWS:
-        following = next((e for e in events[event.index + 1 :] if any(s.event == event.index for s in e.sources)), None)
-        if following is None:
-            return event
-        event = following
-    return event
+    return LeafOrigin("data" if kind == "constant" else kind, name, tensor, event)
 
 
 def _path(events: list[Event], start: Event, root: Event, reached: frozenset[int]) -> tuple[Event, ...]:

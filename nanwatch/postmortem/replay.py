@@ -266,6 +266,7 @@ def _named(modules: Mapping[str, nn.Module], tracer: Any) -> Iterator[None]:
     def enter(name: str) -> Callable[..., None]:
         def pre(module: nn.Module, args: Any) -> None:
             tracer.modules.append(name)
+            tracer.calls[name] += 1
 
         return pre
 

@@ -52,6 +52,18 @@ def run_step_again(optimizer: Optimizer, parameter: torch.nn.Parameter) -> StepF
     return StepFault(origin, path, settings, nonfinite, origin is not None and _divides_by_zero(origin))
 
 
+def optimizer_state(optimizer: Optimizer, parameter: torch.nn.Parameter, name: str) -> dict[str, Any]:
+    """What the optimizer holds for one parameter, and its settings: for the bundle."""
+    group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
+    return {
+        "class": f"{type(optimizer).__module__}.{type(optimizer).__qualname__}",
+        "settings": {k: v for k, v in group.items() if k != "params"},
+        "parameter": name,
+        "gradient": parameter.grad,
+        "state": dict(optimizer.state.get(parameter, {})),
+    }
+
+
 def _twin(
     optimizer: Optimizer, group: dict[str, Any], parameter: torch.nn.Parameter, stand_in: torch.nn.Parameter
 ) -> Optimizer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType
@@ -91,6 +92,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.base: Stack = ()
         """Stack of the recorded call that is being replayed, in the training program."""
         self.modules: list[str] = []
+        self.calls: Counter[str] = Counter()
+        """How often each module's forward ran."""
         self._batch_size = batch_size
         self._makers: dict[int, int] = {}
         self._alive: dict[int, StorageWeakRef] = {}
@@ -117,7 +120,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outputs = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
         if written is not None and not any(o is written for o in outputs):
             outputs.append(written)
-        self._record(op, func, args, kwargs, inputs, sources, before, outputs, bad_in=bad_in)
+        self._record(op, args, kwargs, inputs, sources, before, outputs, written, bad_in=bad_in)
         return result
 
     def _carried_over(self, written: torch.Tensor) -> tuple[Source, ...]:
@@ -137,13 +140,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _record(
         self,
         op: str,
-        func: Any,
         args: Any,
         kwargs: Any,
         inputs: list[tuple[str, torch.Tensor]],
         sources: tuple[Source, ...],
         before: tuple[TensorSummary, ...] | None,
         outputs: list[torch.Tensor],
+        written: torch.Tensor | None,
         *,
         bad_in: bool,
     ) -> None:
@@ -175,8 +178,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if backward and not bad_in:
                 event.zero_gradient = _gradient_is_zero(inputs, worst)
         self.events.append(event)
+        read = {storage_key(t) for _, t in inputs}
         for o in outputs:
-            self._remember(o, event.index)
+            # A view made nothing: what lies in the storage still comes from whoever wrote it.
+            if o is written or storage_key(o) not in read:
+                self._remember(o, event.index)
         sequence = next_sequence_number() - 1
         if sequence > self._last_sequence:
             self._last_sequence = sequence

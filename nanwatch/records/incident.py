@@ -135,7 +135,7 @@ class Incident:
     """Plain sentences on what this incident cannot say, and why."""
 
     def to_json(self) -> dict[str, Any]:
-        """`incident.json` as CONTRACTS wants it: schema first, frames as `[file, line, function]`."""
+        """The content of `incident.json`: schema first, frames as `[file, line, function]`."""
         out: dict[str, Any] = {"schema": self.schema}
         out.update(json_ready(self))
         if self.origin is not None:

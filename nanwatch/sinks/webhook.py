@@ -21,7 +21,8 @@ from nanwatch.sinks.sink import FinishedIncident, RunEnd
 from nanwatch.sinks.slack import HOSTS as SLACK_HOSTS
 from nanwatch.sinks.slack import slack_message
 from nanwatch.sinks.standard_webhooks import check_secret, headers
-from nanwatch.sinks.webhook_client import DEADLINE_S, Answer, check_url, post
+from nanwatch.sinks.webhook_client import DEADLINE_S, Answer, post
+from nanwatch.sinks.webhook_url import check_url
 
 log = logging.getLogger("nanwatch")
 

@@ -56,6 +56,7 @@ class TrainerRun:
         self.place: Place = place_of(os.environ)
         self.incidents: list[Incident] = []
         self.not_examined = 0
+        self._untold: list[IncidentRecord] = []
         self.closed = False
         self._pid = os.getpid()
         self.folder: Path = make_folder(settings.dir, run_name(self.place, datetime.now(UTC)), log.warning)
@@ -137,6 +138,7 @@ class TrainerRun:
             return
         self.closed = True
         self.remove(self.probes.names)
+        self._tell_incidents()
         if not self.steps:
             text = "no optimizer step was seen: were the attached models trained by another process or thread?"
             self.spool.write(NoteRecord(self.place.rank, "no_step_seen", 1, text))
@@ -146,6 +148,7 @@ class TrainerRun:
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until the agent has taken in what was sent so far."""
+        self._tell_incidents()
         return wait_for_ack(self.folder, self.place.rank, self.spool.position, timeout_s, self._agent_may_answer)
 
     def health(self) -> dict[str, Any]:
@@ -175,6 +178,7 @@ class TrainerRun:
         self.spool.write(record)
         if isinstance(record, StepRecord):
             self.steps += 1
+            self._tell_incidents()
             self._look_for_users_run()
 
     def _on_trip(self, trip: Trip) -> None:
@@ -197,10 +201,18 @@ class TrainerRun:
                 raise
             return None
         self.incidents.append(incident)
-        self.spool.write(IncidentRecord(incident.id, incident.rank, incident.step, incident.step_total))
+        self._untold.append(IncidentRecord(incident.id, incident.rank, incident.step, incident.step_total))
+        if self.settings.on_nonfinite == "stop":
+            self._tell_incidents()
         if self.place.rank == 0 and incident.kind == "nonfinite":
             say(incident_lines(incident, str(self.folder / "incidents" / incident.id), self.settings.on_nonfinite))
         return incident
+
+    def _tell_incidents(self) -> None:
+        """After the record of their step, so that the history in the bundle ends with it."""
+        untold, self._untold = self._untold, []
+        for record in untold:
+            self.spool.write(record)
 
     def _may_examine(self, trip: Trip) -> bool:
         if trip.kind == "capture":

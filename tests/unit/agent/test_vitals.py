@@ -7,12 +7,15 @@ TRAINER = {"trainer_cpu_percent", "trainer_rss_mb", "trainer_threads", "trainer_
 
 
 def test_trainer_host_and_agent_are_measured(tmp_path):
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"])
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import time; print(flush=True); time.sleep(30)"], stdout=subprocess.PIPE
+    )
+    child.stdout.readline()  # before its exec the child is still a copy of this process
     try:
         record = Vitals(child.pid, tmp_path).read(7.0)
     finally:
         child.kill()
-        child.wait()
+        child.communicate()
     assert record.time_unix_s == 7.0
     assert record.values.keys() >= TRAINER
     assert 1 < record.values["trainer_rss_mb"] < 1000

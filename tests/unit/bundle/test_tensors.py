@@ -238,7 +238,13 @@ def test_what_cannot_be_kept_is_described(tmp_path):
     assert all(isinstance(v, Missing) for k, v in back.items() if k != "loop")
     assert isinstance(back["loop"][0], Missing)
     assert len(back["module"].text) <= 200
-    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_tree_without_tensors_gives_an_empty_file_and_withheld_values_none(tmp_path):
+    save_tensors(tmp_path / "empty.safetensors", {"a": 1})
+    save_tensors(tmp_path / "withheld.safetensors", {"a": torch.ones(3)}, mode="none")
+    assert (tmp_path / "empty.safetensors").exists()
+    assert not (tmp_path / "withheld.safetensors").exists()
 
 
 def test_reaching_the_limit_keeps_the_offending_rows(tmp_path):

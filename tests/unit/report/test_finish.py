@@ -27,7 +27,7 @@ def test_finish_makes_a_complete_bundle(gpt_folder, steps):
     bundle = Bundle.open(gpt_folder)
     assert bundle.is_complete
     assert bundle.incident == incident
-    expected = set(TRAINER_MEMBERS + FINISHED_MEMBERS) - {"state/optimizer.safetensors", "state/buffers.safetensors"}
+    expected = set(TRAINER_MEMBERS + FINISHED_MEMBERS) - {"state/optimizer.safetensors"}
     assert set(bundle.members) == expected | {"evidence.json"}
     assert all((p.stat().st_mode & 0o777) == 0o600 for p in gpt_folder.rglob("*") if p.is_file())
 

@@ -3,7 +3,8 @@ from email.utils import formatdate
 import pytest
 
 from nanwatch.errors import SetupError
-from nanwatch.sinks.webhook_client import check_url, is_forbidden, parse_retry_after
+from nanwatch.sinks.webhook_client import is_forbidden, parse_retry_after
+from nanwatch.sinks.webhook_url import check_url
 
 SLACK = "https://hooks.slack.com/services/T0001/B0002/canarycanary?token=canarytoken&x=1"
 
