@@ -18,6 +18,7 @@ from nanwatch.postmortem.environment import describe_environment
 from nanwatch.postmortem.graph import describe_graph, magnitudes
 from nanwatch.postmortem.program import encode_program
 from nanwatch.postmortem.provenance import Found, LeafOrigin, Leaves, find_origin
+from nanwatch.postmortem.ranks import why_not_alone
 from nanwatch.postmortem.replay import Outcome, Plan, ReplayError, changed, plan, run, same_bits
 from nanwatch.postmortem.stand_in import StepFault, optimizer_state, run_step_again
 from nanwatch.postmortem.tensors import bad_rows, state_of, summarize
@@ -81,14 +82,18 @@ class Examiner:
         self.known_parameters: set[str] = set()
         """Names of the parameters at attach: what is not among them was added later."""
 
-    def examine(self, trip: Trip) -> Incident:
+    def examine(self, trip: Trip) -> Incident | None:
         """Replay the step, name origin and cause, write the evidence; returns what `incident.json` holds.
+
+        None where the value was made by another rank: its loss and gradients are the bad ones, and it says so.
 
         Raises: BundleError or OSError when the evidence cannot be written.
         """
         began = time.perf_counter()
         with self._probes.paused():
             findings = self._optimizer_step(trip) if trip.optimizer is not None else self._replay(trip)
+            if self._made_elsewhere(trip, findings):
+                return None
             findings.verdict = replace(findings.verdict, seconds=round(time.perf_counter() - began, 3))
             incident = self._incident(trip, findings)
             self._write(incident, findings)
@@ -106,12 +111,19 @@ class Examiner:
             return False
         return any(g is not None and state_of(g) != "finite" for g in outcome.gradients)
 
+    def _made_elsewhere(self, trip: Trip, findings: _Findings) -> bool:
+        """Gradients that are bad after the all-reduce, and finite when this rank computes its share again."""
+        alone = self._world_size > 1 and trip.kind == "nonfinite" and trip.seen.where == "grad"
+        return alone and findings.made is not None and findings.verdict.verdict == "not_reproduced"
+
     # --- forward and backward ---
 
     def _replay(self, trip: Trip) -> _Findings:
         assert trip.backward is not None
         if self._world_size > 1:
-            return _failed("the step contains collective operations: one process alone cannot run it again", 0)
+            reason = why_not_alone(self._modules(), self._probes.watched.parameters)
+            if reason is not None:
+                return _failed(f"one rank alone cannot run the step again: {reason}", 0)
         try:
             made = plan(self._probes.recorder, trip.backward.roots, () if trip.scaled else trip.backward.seeds)
         except ReplayError as e:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nanwatch.postmortem.ranks import unwrapped
 from nanwatch.postmortem.tensors import state_of
 from nanwatch.probes.ambient import Surroundings
 from nanwatch.probes.flight_recorder import (
@@ -157,12 +158,13 @@ def _run_call(call: Call, environment: dict[int, Any]) -> Any:
         if call.rng is not None:
             call.rng.restore()
         if call.module is not None:
-            was = call.module.training
-            call.module.training = call.training
+            module = unwrapped(call.module)
+            was = module.training
+            module.training = call.training
             try:
-                return call.module(*args, **kwargs)
+                return module(*args, **kwargs)
             finally:
-                call.module.training = was
+                module.training = was
         assert call.function is not None
         result = call.function(*args, **kwargs)
         return args[0] if call.mutates else result

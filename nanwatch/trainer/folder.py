@@ -32,13 +32,13 @@ class Place:
 
     @property
     def starts_agent(self) -> bool:
-        """One agent a host: the first process on it."""
-        return self.local_rank == 0
+        """One agent a folder: the first process of a launch on its host, or one that shares its folder with none."""
+        return self.local_rank == 0 or self.launch is None
 
 
-def place_of(environ: Mapping[str, str]) -> Place:
-    """What torchrun, Slurm and the like say in the environment; a lone process without them."""
-    rank, world = _number(environ, "RANK", 0), _number(environ, "WORLD_SIZE", 1)
+def place_of(environ: Mapping[str, str], group: tuple[int, int] | None = None) -> Place:
+    """What the process group says (`group`: rank and size), else torchrun, Slurm and the like in the environment."""
+    rank, world = group or (_number(environ, "RANK", 0), _number(environ, "WORLD_SIZE", 1))
     local = _number(environ, "LOCAL_RANK", rank)
     launch = next((environ[k] for k in _LAUNCHERS if environ.get(k, "").lower() not in _NO_ID), None)
     if launch is None and world > 1 and environ.get("MASTER_PORT"):
@@ -79,7 +79,7 @@ def make_folder(wanted: Path, name: str, warn: Callable[[str], None]) -> Path:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, private, whole or not at all."""
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(fd, "w", encoding="utf-8") as f:
         json.dump(json_ready(content), f, indent=1, allow_nan=False)

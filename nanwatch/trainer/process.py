@@ -21,6 +21,7 @@ from torch.optim.optimizer import Optimizer
 from nanwatch.errors import NonFiniteError
 from nanwatch.postmortem.evidence import Privacy
 from nanwatch.postmortem.examine import Examiner
+from nanwatch.postmortem.ranks import rank_and_world_size
 from nanwatch.probes.ensemble import Probes
 from nanwatch.probes.tripwire import Trip
 from nanwatch.records import (
@@ -53,7 +54,7 @@ class TrainerRun:
     def __init__(self, settings: Settings, rules: tuple[Rule, ...]) -> None:
         self.settings = settings
         self.rules = rules
-        self.place: Place = place_of(os.environ)
+        self.place: Place = place_of(os.environ, rank_and_world_size())
         self.incidents: list[Incident] = []
         self.not_examined = 0
         self._untold: list[IncidentRecord] = []
@@ -99,7 +100,7 @@ class TrainerRun:
         """Write who trains what, start the agent, then put the probes on the models."""
         self.add(models)
         record = self._run_record()
-        if self.place.rank == 0 or not (self.folder / "run.json").exists():
+        if self.place.starts_agent:
             write_json(self.folder / "run.json", record)
             write_json(self.folder / "rules.json", dump_rules(self.rules))
         self.spool.write(record)
@@ -182,11 +183,12 @@ class TrainerRun:
             self._look_for_users_run()
 
     def _on_trip(self, trip: Trip) -> None:
-        incident = self._examine(trip) if self._may_examine(trip) else None
-        if incident is None and trip.kind == "nonfinite":
+        incident = None
+        if self._may_examine(trip):
+            incident = self._examine(trip)
+        else:
             self.not_examined += 1
-            note = NoteRecord(self.place.rank, "incident_not_examined", 1, f"step {trip.step}: {trip.seen.where}")
-            self.spool.write(note)
+            self._note("incident_not_examined", f"step {trip.step}: {trip.seen.where}; the limit of bundles is reached")
         if trip.kind == "nonfinite" and self.settings.on_nonfinite == "stop":
             where = "" if incident is None or incident.origin is None else _where(incident)
             text = f"step {trip.step + self.settings.start_step}: {trip.seen.where} became {trip.seen.value}{where}"
@@ -196,9 +198,13 @@ class TrainerRun:
         try:
             incident = self.examiner.examine(trip)
         except Exception as e:
+            self.not_examined += 1
             self._on_fault("post-mortem", e)
             if switch("STRICT"):
                 raise
+            return None
+        if incident is None:
+            self._note("made_by_another_rank", f"step {trip.step}: {', '.join(trip.seen.names[:3])}")
             return None
         self.incidents.append(incident)
         self._untold.append(IncidentRecord(incident.id, incident.rank, incident.step, incident.step_total))
@@ -229,6 +235,9 @@ class TrainerRun:
         last = next((i for i in reversed(self.incidents) if i.kind == "nonfinite"), None)
         if last is not None:
             self.spool.write(IncidentFoldRecord(last.id, self.place.rank, step, is_open, bad_steps))
+
+    def _note(self, reason: str, text: str) -> None:
+        self.spool.write(NoteRecord(self.place.rank, reason, 1, text))
 
     def _on_fault(self, probe: str, fault: BaseException) -> None:
         log.warning(

@@ -54,7 +54,9 @@ def watching(
 
     def on_trip(trip: Trip) -> None:
         out.trips.append(trip)
-        out.incidents.append(examiner.examine(trip))
+        incident = examiner.examine(trip)
+        if incident is not None:
+            out.incidents.append(incident)
 
     def is_overflow_real(trip: Trip) -> bool:
         return examiner.overflow_is_real(trip)
