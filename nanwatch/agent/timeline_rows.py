@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from nanwatch.records import STATISTICS, NamesRecord, StepRecord
 
 FLAGS = ("bad_loss", "bad_grads", "bad_params", "scaler_skipped", "update_skipped")
+_L2 = STATISTICS.index("l2")
 SCALARS = ("lr", "loss_scale", "step_time_s", "grad_norm_clipped", "overhead")
 _COUNTS = ("nan", "pos_inf", "neg_inf")
 
@@ -48,7 +49,8 @@ SCHEMA = pa.schema(
 """Null: not measured, or of the other kind of row. `loss` may be NaN or infinite: that was measured.
 
 `nonfinite` counts the non-finite gradient elements of a row's step or tensor. l2, min, max, mean and std are over the
-finite elements; `grad_norm` is the l2 norm over all tensors, before clipping.
+finite elements; `grad_norm` is the l2 norm over all tensors, before clipping; NaN where a
+gradient is not finite, null where there was none.
 """
 
 
@@ -104,7 +106,8 @@ def _block(records: list[StepRecord], names: NamesRecord | None, dictionary: dic
         out[name] = step_only(values, ~np.isnan(values))
     for flag in FLAGS:
         out[flag] = step_only(np.array([getattr(r, flag) for r in records], bool))
-    out["grad_norm"] = step_only(step_columns["grad_norm"], ~np.isnan(step_columns["grad_norm"]))
+    has_gradient_T: NDArray[np.bool_] = (~np.isnan(stats_TKS[:, :, _L2])).any(axis=1)
+    out["grad_norm"] = step_only(step_columns["grad_norm"], has_gradient_T)
     for name, value_TK in tensor_columns.items():
         wide = np.concatenate(
             [step_columns.get(name, np.full(len(records), np.nan))[:, None], value_TK], axis=1
@@ -120,7 +123,7 @@ def _statistics(
     """Columns (T, K) of the tensors' rows, and (T,) of the steps' rows. NaN becomes null."""
     column = {name: stats_TKS[:, :, i] for i, name in enumerate(STATISTICS)}
     has_grad = ~np.isnan(column["l2"])
-    bad_TK = sum(np.nan_to_num(column[name]) for name in _COUNTS)
+    bad_TK: NDArray[np.float64] = np.nan_to_num(np.stack([column[name] for name in _COUNTS])).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         finite_TK = np.where(has_grad & (numel_K > bad_TK), numel_K - bad_TK, np.nan)
         mean = column["sum"] / finite_TK
@@ -133,11 +136,10 @@ def _statistics(
             "zero_share": np.where(has_grad & (numel_K > 0), column["zeros"] / numel_K, np.nan),
             **{name: column[name] for name in _COUNTS},
         }
-        any_grad = has_grad.any(axis=1)
         norm = np.sqrt(np.nansum(column["l2"] ** 2, axis=1))
     counted = np.stack([~np.isnan(column[name]) for name in _COUNTS])
     tensors["nonfinite"] = np.where(counted.any(axis=0), bad_TK, np.nan)
-    steps = {"grad_norm": np.where(any_grad, norm, np.nan)}
+    steps = {"grad_norm": np.where((bad_TK > 0).any(axis=1), np.nan, norm)}
     for name in (*_COUNTS, "nonfinite"):
         known = ~np.isnan(tensors[name])
         steps[name] = np.where(known.any(axis=1), np.nansum(tensors[name], axis=1), np.nan)

@@ -54,7 +54,7 @@ def describe_graph(
 
 def magnitudes(events: list[Event], limit: int = 400) -> list[dict[str, Any]]:
     """Largest value after each forward operation, in order; evenly thinned to `limit`, the bad ones kept."""
-    forward = [e for e in events if not e.backward]
+    forward = [e for e in events if not e.backward and not e.view]
     stride = max(1, len(forward) // limit)
     kept = [e for i, e in enumerate(forward) if i % stride == 0 or e.value != "finite"]
     rows = []
@@ -98,7 +98,7 @@ def _operations(events: list[Event], origin: Event | None, path: tuple[Event, ..
     if origin is None:
         return []
     near = range(max(0, origin.index - _AROUND // 3), min(len(events), origin.index + _AROUND // 3))
-    wanted = sorted({*near, *(e.index for e in path[: _AROUND // 3])})
+    wanted = sorted({*(i for i in near if not events[i].view), *(e.index for e in path[: _AROUND // 3])})
     out = []
     for index in wanted:
         e = events[index]

@@ -64,6 +64,8 @@ class Event:
     carried: State
     """The worst of what the storage that was written holds: part of it may come from earlier operations."""
     absmax: float
+    view: bool = False
+    """It made nothing: the result lies in the storage of an input."""
     unwritten: bool = False
     nonfinite_scalar: bool = False
     inputs: tuple[TensorSummary, ...] = ()
@@ -179,10 +181,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 event.zero_gradient = _gradient_is_zero(inputs, worst)
         self.events.append(event)
         read = {storage_key(t) for _, t in inputs}
-        for o in outputs:
-            # A view made nothing: what lies in the storage still comes from whoever wrote it.
-            if o is written or storage_key(o) not in read:
-                self._remember(o, event.index)
+        made = [o for o in outputs if o is written or storage_key(o) not in read]
+        event.view = not made
+        for o in made:  # what lies in the storage of a view still comes from whoever wrote it
+            self._remember(o, event.index)
         sequence = next_sequence_number() - 1
         if sequence > self._last_sequence:
             self._last_sequence = sequence

@@ -54,7 +54,8 @@ def test_statistics_are_over_the_finite_elements():
     assert df["std"].iloc[1] == pytest.approx(2.0)
     assert df[["nan", "pos_inf", "neg_inf", "nonfinite"]].iloc[1].tolist() == [1, 1, 0, 2]
     assert df[["nan", "pos_inf", "neg_inf", "nonfinite"]].iloc[0].tolist() == [1, 1, 0, 2]
-    assert df["grad_norm"].iloc[0] == pytest.approx(np.sqrt(11))
+    norm = rows([record], NAMES).column("grad_norm")[0].as_py()
+    assert math.isnan(norm), "measured, and not finite: not a null and not a number"
 
 
 def test_a_tensor_without_a_gradient_is_null_and_not_in_the_norm():
@@ -99,9 +100,11 @@ def test_ranks_and_names_may_change_within_a_table():
 
 
 def test_huge_values_do_not_overflow_and_damaged_counts_are_null():
-    df = frame(replace(example_step(), stats_KS=np.full((2, 8), 3e38, np.float32)))
-    assert df["grad_norm"].iloc[0] == pytest.approx(3e38 * math.sqrt(2), rel=1e-3)
-    assert df["nan"].isna().all()
+    huge = np.full((2, 8), 3e38, np.float32)
+    assert frame(replace(example_step(), stats_KS=huge))["nan"].isna().all()
+    huge[:, 4:] = 0
+    norm = frame(replace(example_step(), stats_KS=huge))["grad_norm"].iloc[0]
+    assert norm == pytest.approx(3e38 * math.sqrt(2), rel=1e-3)
 
 
 def test_nothing_gives_an_empty_table_of_the_same_schema():
