@@ -106,7 +106,7 @@ def _block(records: list[StepRecord], names: NamesRecord | None, dictionary: dic
         out[name] = step_only(values, ~np.isnan(values))
     for flag in FLAGS:
         out[flag] = step_only(np.array([getattr(r, flag) for r in records], bool))
-    has_gradient_T: NDArray[np.bool_] = (~np.isnan(stats_TKS[:, :, _L2])).any(axis=1)
+    has_gradient_T = np.asarray((~np.isnan(stats_TKS[:, :, _L2])).any(axis=1))
     out["grad_norm"] = step_only(step_columns["grad_norm"], has_gradient_T)
     for name, value_TK in tensor_columns.items():
         wide = np.concatenate(

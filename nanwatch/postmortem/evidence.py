@@ -14,7 +14,7 @@ from nanwatch.bundle.tree import Capture
 from nanwatch.bundle.writer import EvidenceWriter
 from nanwatch.postmortem.program import buffers_before, data_leaves, function_name, generator_states
 from nanwatch.postmortem.replay import Plan, leaves_of
-from nanwatch.probes.flight_recorder import Leaf, MappingToken, Ref
+from nanwatch.probes.flight_recorder import Leaf, MappingToken, Ref, TupleToken
 from nanwatch.records import json_ready
 
 _CONTEXT_LINES = 6
@@ -156,15 +156,17 @@ def _mapped(value: Any, fn: Callable[[Any], Any]) -> Any:
         return {k: fn(v) for k, v in value.items.items()}
     if type(value) is dict:
         return {k: fn(v) for k, v in value.items()}
+    if isinstance(value, TupleToken):
+        return [fn(v) for v in value.items]
     if isinstance(value, tuple | list):
-        return type(value)(fn(v) for v in value) if not hasattr(value, "_fields") else [fn(v) for v in value]
+        return type(value)(fn(v) for v in value)
     return value
 
 
 def _named_leaves(value: Any, path: str) -> Iterator[tuple[str, Leaf]]:
     if isinstance(value, Leaf):
         yield path, value
-    elif isinstance(value, MappingToken):
+    elif isinstance(value, MappingToken | TupleToken):
         yield from _named_leaves(value.items, path)
     elif type(value) is dict:
         for k, v in value.items():

@@ -15,7 +15,7 @@ from torch import nn
 from nanwatch.errors import BundleError
 from nanwatch.postmortem.replay import Plan, leaves_of
 from nanwatch.probes.ambient import Rng
-from nanwatch.probes.flight_recorder import Ambient, Attribute, Call, Leaf, MappingToken, Ref, Segment
+from nanwatch.probes.flight_recorder import Ambient, Attribute, Call, Leaf, MappingToken, Ref, Segment, TupleToken
 from nanwatch.records import json_ready, number
 
 SCHEMA = "nanwatch.program/1"
@@ -173,7 +173,7 @@ def encode_value(value: Any, leaves: Mapping[int, int], parameters: Mapping[int,
         return {"leaf": leaves[id(value.tensor)]} if name is None else {"parameter": name}
     if isinstance(value, Ref):
         return {"output": [value.index, [_encode_key(k) for k in value.path]]}
-    if isinstance(value, MappingToken):
+    if isinstance(value, MappingToken | TupleToken):
         value = value.items
     if isinstance(value, dict):
         return {"dict": [[k, encode_value(v, leaves, parameters)] for k, v in value.items()]}

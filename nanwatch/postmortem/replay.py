@@ -27,6 +27,7 @@ from nanwatch.probes.flight_recorder import (
     MappingToken,
     Ref,
     Segment,
+    TupleToken,
     follow,
     tokens_in,
     version,
@@ -182,9 +183,10 @@ def resolve(value: Any, environment: Mapping[int, Any]) -> Any:
         return _usable(value.held)
     if isinstance(value, MappingToken):
         return value.rebuild({k: resolve(v, environment) for k, v in value.items.items()})
+    if isinstance(value, TupleToken):
+        return value.rebuild([resolve(v, environment) for v in value.items])
     if isinstance(value, tuple):
-        items = [resolve(v, environment) for v in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+        return tuple(resolve(v, environment) for v in value)
     if isinstance(value, list):
         return [resolve(v, environment) for v in value]
     if type(value) is dict:

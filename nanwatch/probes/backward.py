@@ -7,7 +7,6 @@ asked for gradients of watched parameters and is not itself part of the loss cod
 
 from __future__ import annotations
 
-from _thread import get_ident  # the identity of a thread, nothing that locks or starts one
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from nanwatch.probes.outside import OutsideRecorder
+from nanwatch.probes.owner import Owner
 from nanwatch.probes.patching import Patch
 from nanwatch.shield import Shield
 
@@ -46,6 +46,7 @@ class BackwardProbe:
         self,
         events: BackwardEvents,
         outside: OutsideRecorder,
+        owner: Owner,
         parameter_ids: Callable[[], frozenset[int]],
         shield: Shield,
     ) -> None:
@@ -53,7 +54,7 @@ class BackwardProbe:
         self._events = events
         self._outside = outside
         self._parameter_ids = parameter_ids
-        self._thread: int | None = None
+        self._owner = owner
         self._inside = False
         self._before = shield.wrap(events.before_backward)
         self._after = shield.wrap(events.after_backward)
@@ -127,10 +128,7 @@ class BackwardProbe:
     def _is_outermost(self) -> bool:
         if self._inside or self.paused or torch._C._current_graph_task_id() != -1:
             return False
-        # The probes have no locks: they belong to the thread that trains, which is the one that is seen first.
-        if self._thread is None:
-            self._thread = get_ident()
-        return get_ident() == self._thread
+        return self._owner.claim()
 
     @staticmethod
     def _creates_graph(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

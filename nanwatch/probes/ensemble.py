@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
 
+import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from nanwatch.probes.ambient import Surroundings
-from nanwatch.probes.backward import BackwardProbe
+from nanwatch.probes.backward import BackwardCall, BackwardProbe
 from nanwatch.probes.entry import EntryProbe
 from nanwatch.probes.flight_recorder import FlightRecorder
 from nanwatch.probes.gradient_hooks import GradientHooks
 from nanwatch.probes.optimizer import OptimizerProbe
 from nanwatch.probes.outside import OutsideRecorder
+from nanwatch.probes.owner import Owner
+from nanwatch.probes.patching import Patch
 from nanwatch.probes.scaling import ScalingProbe
 from nanwatch.probes.tripwire import Trip, Tripwire
 from nanwatch.probes.watched import WatchedModels
 from nanwatch.records import Policy, Record
 from nanwatch.shield import Shield
+
+_FAST_PATHS = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 
 NAMES_IDS_A_RANK = 1 << 16
 """So that the numbers of name tables are unique over the ranks of a run."""
@@ -51,6 +56,7 @@ class Probes:
         self._entries: dict[str, EntryProbe] = {}
         self._installed = False
         self._relearned = False
+        self.owner = Owner(self._is_idle)
         self.outside = OutsideRecorder(
             self.recorder, self.surroundings, self._shield("outside").contain, self._learn, lambda: self.watched.ids
         )
@@ -61,19 +67,27 @@ class Probes:
             start_step=start_step, emit=emit, on_trip=on_trip, is_overflow_real=is_overflow_real, on_fold=on_fold,
             on_unrecorded=self._learn,
         )  # fmt: skip
-        self.backward = BackwardProbe(self.tripwire, self.outside, lambda: self.watched.ids, self._shield("backward"))
+        self.backward = BackwardProbe(
+            _BackwardsSeen(self), self.outside, self.owner, lambda: self.watched.ids, self._shield("backward")
+        )
         self.optimizer = OptimizerProbe(_StepsSeen(self), lambda: self.watched.ids, self._shield("optimizer"))
         self.tripwire.optimizer = self.optimizer
+        self._patches = [Patch(torch.jit, "script", self._script)]
+        self._patches += [Patch(cls, "forward", self._off_the_stack) for cls in _FAST_PATHS]
 
     def add(self, name: str, model: nn.Module) -> None:
         """Put the probes on a model."""
         self.watched.add(name, model)
-        entry = EntryProbe(name, model, self.recorder, self.outside, self.surroundings, self._shield(f"entry {name}"))
+        entry = EntryProbe(
+            name, model, self.recorder, self.outside, self.surroundings, self.owner, self._shield(f"entry {name}")
+        )
         self._entries[name] = entry
         entry.install()
         if not self._installed:
             for probe in (self.backward, self.optimizer, self.scaling):
                 probe.install()
+            for patch in self._patches:
+                patch.install()
             self._installed = True
 
     def remove(self, name: str) -> None:
@@ -86,6 +100,8 @@ class Probes:
         self.gradient_hooks.remove()
         for probe in (self.scaling, self.optimizer, self.backward):
             probe.remove()
+        for patch in self._patches:
+            patch.remove()
         self.recorder.discard()
         self._installed = False
 
@@ -131,6 +147,32 @@ class Probes:
         for entry in self._entries.values():
             entry.learn(again=True)
 
+    def _is_idle(self) -> bool:
+        """Between two steps: nothing recorded that a backward is still to come for."""
+        return not (self.outside.armed or self.tripwire.in_backward or any(e.depth for e in self._entries.values()))
+
+    def forget_depths(self) -> None:
+        """A backward begins, so no forward is under way: one that raised has left its depth behind."""
+        for entry in self._entries.values():
+            entry.depth = 0
+
+    def _script(self, original: Callable[..., Any], obj: Any, *args: Any, **kwargs: Any) -> Any:
+        """`torch.jit.script` compiles the hooks of a module, and cannot compile ours."""
+        with ExitStack() as stack:
+            for entry in self._entries.values():
+                stack.enter_context(entry.lifted())
+            return original(obj, *args, **kwargs)
+
+    def _off_the_stack(self, original: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Transformers take a faster path, with other roundings, where no function mode is active."""
+        if torch.compiler.is_compiling() or not self.outside.armed or torch.is_grad_enabled():
+            return original(module, *args, **kwargs)
+        self.outside.disarm()
+        try:
+            return original(module, *args, **kwargs)
+        finally:
+            self.outside.arm()
+
     def _scaler_skipped(self) -> None:
         self.tripwire.scaler_skipped()
 
@@ -142,6 +184,23 @@ class Probes:
 
 class _Pausable(Protocol):
     paused: bool
+
+
+class _BackwardsSeen:
+    """Backward events for the tripwire, once the entry probes know."""
+
+    def __init__(self, probes: Probes) -> None:
+        self._probes = probes
+
+    def before_backward(self) -> None:
+        self._probes.forget_depths()
+        self._probes.tripwire.before_backward()
+
+    def after_backward(self, call: BackwardCall) -> None:
+        self._probes.tripwire.after_backward(call)
+
+    def backward_raised(self, call: BackwardCall, error: BaseException) -> None:
+        self._probes.tripwire.backward_raised(call, error)
 
 
 class _StepsSeen:

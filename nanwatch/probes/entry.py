@@ -9,6 +9,8 @@ once, before torch.compile gets to see hooks below it.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,11 +20,29 @@ from torch.utils.hooks import RemovableHandle
 from nanwatch.probes.ambient import Surroundings, mentions_python_rng
 from nanwatch.probes.flight_recorder import BufferCopies, Call, FlightRecorder
 from nanwatch.probes.outside import OutsideRecorder, user_stack
-from nanwatch.probes.torch_names import without_dynamo
+from nanwatch.probes.owner import Owner
+from nanwatch.probes.torch_names import inside_functorch, without_dynamo
 from nanwatch.probes.watched import clean
 from nanwatch.shield import Shield
 
 LEARNING_STEPS = 2
+
+
+class Hook:
+    """One of our hooks on a module. A copy of the module, or a pickle of it, gets one that does nothing instead."""
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self._fn = fn
+
+    def __call__(self, *args: Any) -> Any:
+        return self._fn(*args)
+
+    def __deepcopy__(self, memo: Any) -> Callable[..., None]:
+        return nullcontext().__exit__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Made of the standard library alone, so that the file also loads where nanwatch is not installed.
+        return getattr, (nullcontext(), "__exit__")
 
 
 class EntryProbe:
@@ -35,6 +55,7 @@ class EntryProbe:
         recorder: FlightRecorder,
         outside: OutsideRecorder,
         surroundings: Surroundings,
+        owner: Owner,
         shield: Shield,
     ) -> None:
         self.name = name
@@ -44,6 +65,7 @@ class EntryProbe:
         self._recorder = recorder
         self._outside = outside
         self._surroundings = surroundings
+        self._owner = owner
         self._shield = shield
         self._handles: dict[int, list[RemovableHandle]] = {}
         self._names: dict[int, str] = {}
@@ -86,6 +108,17 @@ class EntryProbe:
                 handle.remove()
         self._handles.clear()
 
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """The model without our hooks, for what compiles or exports it."""
+        hooked = [m for m in self.model.modules() if id(m) in self._handles]
+        self.remove()
+        try:
+            yield
+        finally:
+            for module in hooked:
+                self._hook(module)
+
     def _keep(self, entries: set[int]) -> None:
         self._learning_until = -1
         for key in [k for k in self._handles if k not in entries]:
@@ -95,17 +128,21 @@ class EntryProbe:
     def _hook(self, module: nn.Module) -> None:
         if id(module) in self._handles:
             return
-        before = without_dynamo(self._shield.wrap(self._before))
-        after = without_dynamo(self._shield.wrap(self._after))
+        before = Hook(without_dynamo(self._shield.wrap(self._before)))
+        after = Hook(without_dynamo(self._shield.wrap(self._after)))
         self._handles[id(module)] = [
             module.register_forward_pre_hook(before, with_kwargs=True),
-            module.register_forward_hook(after, with_kwargs=True),
+            # Also after an exception, so that the depth stays true: checkpointing ends its recomputation by one.
+            module.register_forward_hook(after, with_kwargs=True, always_call=True),
         ]
 
     # --- in the step ---
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.paused:
+        trains = torch.is_grad_enabled()
+        if self.paused or id(module) not in self._names:
+            return  # a copy of the model carries copies of its hooks
+        if not (self._owner.claim() if trains else self._owner.is_me()) or inside_functorch():
             return
         self.depth += 1
         if self.depth > 1:
@@ -116,7 +153,7 @@ class EntryProbe:
             self._keep({id(module)})
         self._rearm = self._outside.armed
         self._outside.disarm()
-        if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1:
+        if not trains or torch._C._current_graph_task_id() != -1:
             return
         self._recorder.begin_entry()
         self._save_buffers(module)
@@ -136,13 +173,15 @@ class EntryProbe:
         )
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if self.paused or not self.depth:
+        if self.paused or not self.depth or not self._owner.is_me():
+            return
+        if id(module) not in self._names or inside_functorch():
             return
         self.depth -= 1
         if self.depth:
             return
         call, self._pending = self._pending, None
-        if call is not None and self._recorder.add(call):
+        if call is not None and output is not None and self._recorder.add(call):
             self._recorder.made(call, output)
             self._rearm = True
         if self._rearm:

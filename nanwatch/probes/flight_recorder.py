@@ -17,8 +17,6 @@ import torch
 
 KEPT_SEGMENTS = 4
 MAX_CALLS = 2000
-USUAL_ENTRIES = 3
-"""Entry calls in one segment that are kept without asking whether anything still needs them."""
 MAX_BUFFER_BYTES = 64 * 1024 * 1024
 
 Stack = tuple[tuple[CodeType, int], ...]
@@ -73,7 +71,8 @@ class Call:
     training: bool = False
     rng: Any = None
     mutates: bool = False
-    outputs: int = 0
+    is_view: bool = False
+    """The output lies in the memory of the first argument."""
 
 
 class BufferCopies:
@@ -105,6 +104,10 @@ class Segment:
     step: int
     calls: list[Call] = field(default_factory=list)
     buffers: list[BufferCopies] = field(default_factory=list)
+    entries: int = 0
+    """Entry calls in it; when there are `look_again_at`, those that nothing needs are dropped."""
+    look_again_at: int = 4
+    cloned_bytes: int = 0
 
 
 class FlightRecorder:
@@ -133,7 +136,7 @@ class FlightRecorder:
         if len(self._segments) > 1 and self._segments[0].step < self.step:
             self._segments = [s for s in self._segments[:-1] if s.step >= self.step - 1] + [self._segments[-1]]
             self._prune()
-        if sum(c.module is not None for c in self.current.calls) > USUAL_ENTRIES:
+        if self.current.entries >= self.current.look_again_at:
             self._forget_unused()
 
     def end_segment(self) -> None:
@@ -157,6 +160,7 @@ class FlightRecorder:
             self.overflowed = True
             return False
         calls.append(call)
+        self.current.entries += call.module is not None
         return True
 
     def new_index(self) -> int:
@@ -174,7 +178,6 @@ class FlightRecorder:
         for path, tensor in tensors_in(output):
             self._made[id(tensor)] = (weakref.ref(tensor), call.index, path)
             n += 1
-        call.outputs = n
         return n
 
     def describe(self, value: Any) -> Any:
@@ -183,7 +186,7 @@ class FlightRecorder:
             return self._token(value)
         if isinstance(value, tuple):
             items = [self.describe(v) for v in value]
-            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+            return TupleToken(type(value), items) if type(value) is not tuple else tuple(items)
         if isinstance(value, list):
             return [self.describe(v) for v in value]
         if type(value) is dict:
@@ -209,7 +212,11 @@ class FlightRecorder:
         for call in reversed(self.current.calls):
             if call.index in alive or call.index in needed or (call.mutates and needed & set(_refs_of(call))):
                 needed.update((call.index, *_refs_of(call)))
-        self.current.calls = [c for c in self.current.calls if c.index in needed]
+        segment = self.current
+        segment.calls = [c for c in segment.calls if c.index in needed]
+        segment.entries = sum(c.module is not None for c in segment.calls)
+        # Looked at again only when it has doubled: a model that is called a thousand times a step stays linear.
+        segment.look_again_at = max(4, 2 * segment.entries)
         self._prune()
 
     def _prune(self) -> None:
@@ -232,11 +239,25 @@ class MappingToken:
             return items
 
 
+@dataclass(slots=True)
+class TupleToken:
+    """A tuple of a class of its own (a named tuple, a PackedSequence): made only when it is replayed."""
+
+    cls: type
+    items: list[Any]
+
+    def rebuild(self, items: list[Any]) -> Any:
+        try:
+            return self.cls(*items) if hasattr(self.cls, "_fields") else self.cls(items)
+        except Exception:  # a constructor that wants something else: the plain tuple underneath is the same data
+            return tuple.__new__(self.cls, items)
+
+
 def tokens_in(value: Any) -> Iterator[Leaf | Ref]:
     """Every Leaf and Ref in a described value."""
     if isinstance(value, Leaf | Ref):
         yield value
-    elif isinstance(value, MappingToken):
+    elif isinstance(value, MappingToken | TupleToken):
         yield from tokens_in(value.items)
     elif isinstance(value, list | tuple):
         for v in value:

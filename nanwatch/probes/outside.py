@@ -8,8 +8,9 @@ arguments of what follows.
 from __future__ import annotations
 
 import sys
+from _thread import _local  # storage of a thread, nothing that locks or starts one
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from nanwatch.probes.ambient import Surroundings
 from nanwatch.probes.flight_recorder import Call, FlightRecorder, Leaf, Stack
+from nanwatch.probes.torch_names import inside_functorch
 
 _TORCH = torch.__file__.rsplit("/", 1)[0] + "/"
 _PACKAGE = __file__.rsplit("/", 2)[0] + "/"
@@ -25,15 +27,16 @@ _NOT_USER = (
     "<frozen",
     *(_PACKAGE + room for room in ("probes/", "postmortem/", "trainer/", "watch.py", "shield.py")),
 )
-_MAX_FRAMES = 10
+_MAX_FRAMES = 8
+MAX_CLONED_BYTES = 16 * 1024 * 1024
+"""Of what one segment may copy because the program is about to overwrite it."""
 
 _SKIPPED, _PLAIN, _RANDOM, _IN_PLACE = range(4)
 _NEVER = {
-    "backward", "register_hook", "register_post_accumulate_grad_hook", "retain_grad", "requires_grad_", "item",
-    "tolist",
-    "numpy", "__len__", "__bool__", "__repr__", "size", "stride", "dim", "numel", "is_floating_point", "is_complex",
-    "data_ptr", "storage", "untyped_storage", "__hash__", "__deepcopy__", "__reduce_ex__", "cpu_", "zero_grad",
-    "set_", "__setstate__", "is_contiguous", "get_device", "element_size", "type", "__format__", "__contains__",
+    "backward", "register_hook", "register_post_accumulate_grad_hook", "retain_grad", "item", "tolist", "numpy",
+    "__len__", "__bool__", "__repr__", "size", "stride", "dim", "numel", "is_floating_point", "is_complex", "data_ptr",
+    "storage", "untyped_storage", "__hash__", "__deepcopy__", "__reduce_ex__", "zero_grad", "set_", "__setstate__",
+    "is_contiguous", "get_device", "element_size", "type", "__format__", "__contains__",
     # Data enters the program here: what they return is a leaf.
     "tensor", "as_tensor", "asarray", "from_numpy", "frombuffer",
 }  # fmt: skip
@@ -62,21 +65,25 @@ class OutsideRecorder(TorchFunctionMode):
         self._sees_parameter = sees_parameter
         self._parameter_ids = parameter_ids
         self._kinds: dict[Any, int] = {}
+        self._of_thread = _local()
 
     # --- on and off the stack ---
 
     def arm(self) -> None:
-        """Go onto the function-mode stack, unless the user is inside a mode of their own that would pop us."""
+        """Go onto this thread's function-mode stack, unless the user is inside a mode that would pop us."""
         if self.armed or not self._may_push():
             return
         torch._C._push_on_torch_function_stack(self)
         self.armed = True
+        # A thread that ends with our mode on its stack must not take the interpreter down with it.
+        self._of_thread.leave = _Leave(self)
 
     def disarm(self) -> None:
         """Leave the stack, wherever in it we are: users enter and leave modes above us."""
-        if not self.armed:
+        if not self.armed or getattr(self._of_thread, "leave", None) is None:
             return
         self.armed = False
+        self._of_thread.leave = None
         above = []
         while torch._C._len_torch_function_stack():
             top = torch._C._pop_torch_function_stack()
@@ -101,7 +108,7 @@ class OutsideRecorder(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or inside_functorch():
             return func(*args, **kwargs)
         kind = self._kinds.get(func)
         if kind is None:
@@ -124,9 +131,7 @@ class OutsideRecorder(TorchFunctionMode):
     def _before(self, func: Callable[..., Any], kind: int, args: Any, kwargs: Any) -> Call:
         described, named = self._recorder.describe(args), self._recorder.describe(kwargs)
         if kind == _IN_PLACE and described and isinstance(described[0], Leaf):
-            # The only place where data is copied: the function is about to destroy what the replay starts from.
-            leaf = Leaf(described[0].tensor.detach().clone(), 0)
-            described = (leaf, *described[1:])
+            described = (self._before_overwriting(described[0]), *described[1:])
         self._notice_parameters(args)
         return Call(
             index=self._recorder.new_index(),
@@ -140,8 +145,22 @@ class OutsideRecorder(TorchFunctionMode):
             mutates=kind == _IN_PLACE,
         )
 
+    def _before_overwriting(self, leaf: Leaf) -> Leaf:
+        """A copy of what the replay starts from and the program is about to destroy: the only data that is copied.
+
+        What is too large to be copied keeps its version, by which the replay knows that it was changed.
+        """
+        segment = self._recorder.current
+        size = leaf.tensor.numel() * leaf.tensor.element_size()
+        if segment.cloned_bytes + size > MAX_CLONED_BYTES:
+            return leaf
+        segment.cloned_bytes += size
+        clone = leaf.tensor.detach().clone()
+        return Leaf(clone, clone._version)
+
     def _after(self, call: Call, kind: int, args: tuple[Any, ...], out: Any) -> None:
         target = args[0] if kind == _IN_PLACE and args else out
+        call.is_view = kind != _IN_PLACE and isinstance(out, torch.Tensor) and out._is_view()
         if self._recorder.made(call, target) and not self._recorder.add(call):
             self.disarm()
 
@@ -151,18 +170,36 @@ class OutsideRecorder(TorchFunctionMode):
             self._sees_parameter()
 
 
-def user_stack(frame: Any) -> Stack:
-    """Code and line of the frames that are neither torch's nor ours, innermost first, at most ten.
+class _Leave:
+    """Lives in a thread's local storage; goes with the thread, and takes the mode off its stack."""
+
+    def __init__(self, mode: OutsideRecorder) -> None:
+        self._mode = mode
+
+    def __del__(self) -> None:
+        if self._mode.armed and torch._C._len_torch_function_stack():
+            self._mode.armed = False
+            torch._C._pop_torch_function_stack()
+
+
+def user_stack(frame: FrameType | None) -> Stack:
+    """Code and line of the frames that are neither torch's nor ours, innermost first, at most eight.
 
     Frames inside other libraries are kept: the reader wants to see the trainer's own call as well.
     """
     out: list[tuple[CodeType, int]] = []
     while frame is not None and len(out) < _MAX_FRAMES:
         code = frame.f_code
-        if is_user_code(code.co_filename):
+        shown = _SHOWN.get(code)
+        if shown is None:
+            shown = _SHOWN[code] = is_user_code(code.co_filename)
+        if shown:
             out.append((code, frame.f_lineno))
         frame = frame.f_back
     return tuple(out)
+
+
+_SHOWN: dict[CodeType, bool] = {}
 
 
 def is_user_code(filename: str) -> bool:
@@ -175,9 +212,9 @@ def _kind(func: Callable[..., Any]) -> int:
     owner = getattr(getattr(func, "__self__", None), "__name__", "")
     if name == "__get__":
         return _SKIPPED if owner in _NEVER_READ else _PLAIN
-    if name in _NEVER or name in {"__set__", "__delete__"}:
+    if name in _NEVER or name == "__delete__" or (name == "__set__" and owner != "requires_grad"):
         return _SKIPPED
-    if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
+    if name in {"__setitem__", "__set__"} or (name.endswith("_") and not name.endswith("__")):
         return _IN_PLACE
     if (
         name.startswith("__i")

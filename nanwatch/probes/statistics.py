@@ -79,7 +79,9 @@ def plain(tensor: torch.Tensor) -> torch.Tensor:
     elif value.layout != torch.strided:
         value = value.values()
     if value.is_complex():
-        value = torch.view_as_real(value)
+        value = torch.view_as_real(value.resolve_conj())
+    if value.is_neg():
+        value = value.resolve_neg()
     if value.is_floating_point() and value.element_size() == 1:
         value = value.float()
     return value

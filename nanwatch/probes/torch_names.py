@@ -5,10 +5,12 @@ from a bug of ours. Each is used because no public name does the same; `docs/how
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import Any
 
 import torch
+from torch.utils import _python_dispatch
 
 TRIED = ("2.13",)
 """The torch releases that nanwatch was tried with."""
@@ -28,6 +30,9 @@ NAMES = (
     "torch.optim.optimizer.register_optimizer_step_pre_hook",
     "torch.optim.optimizer.register_optimizer_step_post_hook",
     "torch.utils._python_dispatch.TorchDispatchMode",
+    "torch.utils._python_dispatch._disable_current_modes",
+    "torch._C._len_torch_dispatch_stack",
+    "torch._C._functorch.peek_interpreter_stack",
 )
 
 
@@ -40,6 +45,16 @@ def without_dynamo(fn: Callable[..., Any]) -> Callable[..., Any]:
 def next_sequence_number() -> int:
     """The number that autograd will give to the next node of this thread."""
     return int(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
+
+
+def without_users_modes() -> AbstractContextManager[Any]:
+    """A region in which a TorchDispatchMode of the user's (a profiler, a counter) does not see what we compute."""
+    return _python_dispatch._disable_current_modes() if torch._C._len_torch_dispatch_stack() else nullcontext()
+
+
+def inside_functorch() -> bool:
+    """Whether a vmap or grad transform of torch.func is running: its tensors live only inside of it."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def missing() -> list[str]:

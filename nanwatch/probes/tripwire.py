@@ -118,7 +118,7 @@ class Tripwire:
         self._bad_steps = 0
         self._finite_since = 0
         self._overflow_checks = 0
-        self._in_backward = False
+        self.in_backward = False
         self._advanced_in_backward: Optimizer | None = None
         self._last_emit_s = time.perf_counter()
         self._names_id = -1
@@ -128,15 +128,15 @@ class Tripwire:
     # --- backward ---
 
     def before_backward(self) -> None:
-        self._in_backward = True
+        self.in_backward = True
 
     def backward_raised(self, call: BackwardCall, error: BaseException) -> None:
-        self._in_backward = False
+        self.in_backward = False
         self._recorder.end_segment()
 
     def after_backward(self, call: BackwardCall) -> None:
         began = time.perf_counter()
-        self._in_backward = False
+        self.in_backward = False
         self._notice_step_by_hand()
         step = self._step
         backward = BackwardCall(tuple(self._unscaled(r) for r in call.roots), call.seeds, call.gradients)
@@ -252,7 +252,7 @@ class Tripwire:
         for p, gradient in self._dropped_gradients.pop(id(optimizer), ()):
             p.grad = gradient
         self._check_parameters(optimizer)
-        if self._in_backward:
+        if self.in_backward:
             if advanced:
                 self._advanced_in_backward = optimizer
         elif advanced:
