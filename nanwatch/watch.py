@@ -66,8 +66,8 @@ class Watch:
         numbers: dict[str, float] = {}
         for name, value in values.items():
             try:
-                numbers[name] = float(value)
-            except (TypeError, ValueError):
+                numbers[name] = float(value.detach() if isinstance(value, torch.Tensor) else value)
+            except (TypeError, ValueError, RuntimeError):
                 log.warning("nanwatch: watch.log(%s=...) is ignored: %s is not a number", name, type(value).__name__)
         if numbers:
             self._run.say(numbers)
@@ -171,6 +171,8 @@ def _checked(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Module]
             raise SetupError(f"attach() needs a torch.nn.Module{f' for {name!r}' if name else ''}, and got {what}")
         if isinstance(model, Mapping) and not (isinstance(name, str) and name and "/" not in name):
             raise SetupError(f"attach() got the name {name!r}: a model's name is a non-empty string without '/'")
+        if isinstance(m, torch.jit.ScriptModule):
+            raise SetupError("attach() cannot hook a ScriptModule: attach the model before torch.jit.script")
         parameters = list(m.parameters())
         if not parameters:
             raise SetupError(

@@ -166,7 +166,7 @@ class Examiner:
             return _Findings(verdict, made=made, events=tuple(events), calls=tracer.calls, scope=scope)
         verdict = Replay("reproduced" if why is None else "failed" if error else "not_reproduced", attempt,
                          outcome is not None and _same(trip, outcome), 0.0, why)  # fmt: skip
-        leaves = Leaves(self._state(), evidence.named_data(made, self._parameter_ids()))
+        leaves = Leaves(self._state(), evidence.named_data(made, self._parameter_ids()), made.stand_ins)
         found = find_origin(events, root, leaves)
         origin, cause = self._name(found, events, made, loss_is_bad=root_is_loss)
         event = found.event or (found.leaf.consumer if found.leaf else None)
@@ -178,7 +178,9 @@ class Examiner:
     def _root(self, trip: Trip, made: Plan, tracer: Tracer, outcome: Outcome | None) -> tuple[Event | None, bool]:
         """Where the walk starts: the loss when it is bad, else the gradient that went bad first."""
         if outcome is None:
-            bad = [e for e in tracer.events if e.value != "finite"]
+            # The run broke off. What was seen says where to look: a bad loss is made in the forward part.
+            loss_is_bad = trip.seen.where == "loss"
+            bad = [e for e in tracer.events if e.value != "finite" and not (loss_is_bad and e.backward)]
             return (bad[-1], not bad[-1].backward) if bad else (None, False)
         for tensor in outcome.roots:
             if state_of(tensor) != "finite":
@@ -200,7 +202,7 @@ class Examiner:
         return origin, name_cause(phase, event, found, events, {})
 
     def _name_leaf(self, found: Found, leaf: LeafOrigin, made: Plan) -> tuple[Origin, Cause]:
-        rows = bad_rows(leaf.tensor, made.batch_size) if leaf.kind == "data" else ()
+        rows = bad_rows(leaf.tensor, made.batch_size, exact=True) if leaf.kind == "data" else ()
         value = state_of(leaf.tensor)
         phase: Phase = "params" if leaf.kind == "params" else "data"
         origin = self._origin(phase, leaf.consumer, leaf.consumer.located.op)

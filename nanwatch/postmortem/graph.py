@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from nanwatch.postmortem.tracer import Event
+from nanwatch.probes.watched import count_elements
 from nanwatch.records import json_ready
 
 SCHEMA = "nanwatch.graph/1"
@@ -81,7 +82,7 @@ def _with_ancestors(names: list[str], modules: Mapping[str, nn.Module]) -> list[
 
 def _module(name: str, module: nn.Module | None, seen: dict[str, Any] | None, calls: int) -> dict[str, Any]:
     parent = None if name in {"", LOSS} else name.rpartition(".")[0]
-    own = 0 if module is None else sum(p.numel() for p in module.parameters(recurse=False))
+    own = 0 if module is None else count_elements(module.parameters(recurse=False))
     return {
         "id": name,
         "type": "loss code" if name == LOSS else type(module).__name__ if module is not None else None,

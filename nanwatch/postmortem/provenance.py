@@ -48,12 +48,19 @@ class Found:
 class Leaves:
     """What the tensors that were there before the replay are: by storage, so that views of them count too."""
 
-    def __init__(self, parameters: Mapping[str, torch.Tensor], data: Mapping[str, torch.Tensor]) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, torch.Tensor],
+        data: Mapping[str, torch.Tensor],
+        stand_ins: Mapping[int, torch.Tensor],
+    ) -> None:
         self._known: dict[int | None, tuple[LeafKind, str, torch.Tensor]] = {}
         for name, tensor in data.items():
             self._known[storage_key(tensor)] = ("data", name, tensor)
         for name, tensor in parameters.items():
             self._known[storage_key(tensor)] = ("params", name, tensor)
+            if id(tensor) in stand_ins:
+                self._known[storage_key(stand_ins[id(tensor)])] = ("params", name, stand_ins[id(tensor)])
 
     def classify(self, tensor: torch.Tensor) -> tuple[LeafKind, str, torch.Tensor]:
         """Kind, name and whole tensor behind what an operation read."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
+from nanwatch.postmortem.leave_alone import left_alone
 from nanwatch.postmortem.ranks import unwrapped
 from nanwatch.postmortem.tensors import state_of
 from nanwatch.probes.ambient import Surroundings
@@ -32,6 +33,7 @@ from nanwatch.probes.flight_recorder import (
     tokens_in,
     version,
 )
+from nanwatch.probes.torch_names import without_users_modes
 
 
 class ReplayError(Exception):
@@ -48,12 +50,14 @@ class Plan:
     segments: list[Segment]
     changed_in_place: list[str] = field(default_factory=list)
     """Names of what the step started from and was overwritten since."""
+    stand_ins: dict[int, torch.Tensor] = field(default_factory=dict)
+    """id of a buffer -> the copy that the replay used in its place."""
 
     @property
     def batch_size(self) -> int | None:
-        """The most common leading dimension of what the entry modules got."""
+        """The most common leading dimension of what the entry modules got; of equals, the one that came first."""
         sizes = [t.shape[0] for c in self.calls if c.module is not None for t in leaves_of(c) if t.dim() > 0]
-        return max(set(sizes), key=sizes.count) if sizes else None
+        return max(dict.fromkeys(sizes), key=sizes.count) if sizes else None
 
 
 @dataclass
@@ -85,7 +89,7 @@ def plan(recorder: FlightRecorder, roots: tuple[torch.Tensor, ...], seeds: tuple
     for call in sorted(by_index.values(), key=lambda c: -c.index):
         # Every entry call of this segment runs, needed or not: it moves buffers on, as it did the first time.
         moves_buffers = call.segment == current and call.module is not None
-        if call.index in needed or moves_buffers or (call.mutates and _mutates_one_of(call, needed)):
+        if call.index in needed or moves_buffers or (call.mutates and _mutates_one_of(call, needed, by_index)):
             needed.add(call.index)
             needed.update(r.index for r in _refs(call) if r.index in by_index)
     calls = [c for c in recorder.calls() if c.index in needed]
@@ -228,23 +232,35 @@ def _gradients(
 @contextlib.contextmanager
 def _everything_restored(made: Plan) -> Iterator[None]:
     rng = Surroundings().rng(everything=True)
-    modules = [m for c in made.calls if c.module is not None for m in c.module.modules()]
-    buffers = [b for m in modules for b in m.buffers(recurse=False)]
-    kept = [b.detach().clone() for b in buffers]
     anomaly = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
     torch.set_anomaly_enabled(False)
+    modules = {id(m): m for c in made.calls if c.module is not None for m in unwrapped(c.module).modules()}
     try:
-        with torch.no_grad():
-            for copies in made.segments[-1].buffers if made.segments else ():
-                for buffer, saved in zip(copies.buffers, copies.saved, strict=True):
-                    buffer.copy_(saved)
-        yield
+        with without_users_modes(), left_alone(modules.values()):
+            _stand_in_buffers(made, modules.values())
+            yield
     finally:
         torch.set_anomaly_enabled(*anomaly)
-        with torch.no_grad():
-            for buffer, saved in zip(buffers, kept, strict=True):
-                buffer.copy_(saved)
         rng.restore()
+
+
+def _stand_in_buffers(made: Plan, modules: Iterable[nn.Module]) -> None:
+    """Put copies in the place of the buffers, as they were before the step.
+
+    Copies, because a graph that the program still holds may have saved a buffer: its version must not move.
+    """
+    before = {
+        id(b): saved
+        for copies in (made.segments[-1].buffers if made.segments else ())
+        for b, saved in zip(copies.buffers, copies.saved, strict=True)
+    }
+    for module in modules:
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                copy = made.stand_ins.get(id(buffer))
+                if copy is None:
+                    copy = made.stand_ins[id(buffer)] = before.get(id(buffer), buffer).detach().clone()
+                module._buffers[name] = copy
 
 
 @contextlib.contextmanager
@@ -300,10 +316,17 @@ def _leaves(call: Call) -> list[Leaf]:
     return [t for t in tokens_in((call.args, call.kwargs)) if isinstance(t, Leaf)]
 
 
-def _mutates_one_of(call: Call, needed: set[int]) -> bool:
-    """Whether an in-place call wrote into a tensor that a needed call made (through a view, say)."""
-    first = call.args[0] if call.args else None
-    return isinstance(first, Ref) and first.index in needed
+def _mutates_one_of(call: Call, needed: set[int], by_index: Mapping[int, Call]) -> bool:
+    """Whether an in-place call wrote into what a needed call made, directly or through a view of it."""
+    target: Any = call.args[0] if call.args else None
+    while isinstance(target, Ref):
+        if target.index in needed:
+            return True
+        maker = by_index.get(target.index)
+        if maker is None or not (maker.is_view or maker.mutates):
+            return False
+        target = maker.args[0] if maker.args else None
+    return False
 
 
 def _label(call: Call) -> str:

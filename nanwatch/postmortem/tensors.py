@@ -38,17 +38,20 @@ def summarize(name: str, tensor: torch.Tensor) -> TensorSummary:
     return TensorSummary(name, shape, dtype, float(low), float(high), bad)
 
 
-def bad_rows(tensor: torch.Tensor, batch_size: int | None) -> tuple[int, ...]:
+def bad_rows(tensor: torch.Tensor, batch_size: int | None, *, exact: bool = False) -> tuple[int, ...]:
     """Rows of the batch with a non-finite element, where the first dimension is the batch or whole multiples of it.
 
-    Empty when the tensor has no such dimension, and when every row is bad (then rows tell nothing).
+    Empty when the tensor has no such dimension, and when every row is bad (then rows tell nothing).  With `exact` the
+    first dimension has to be the batch itself.
     """
     value = _values(tensor)
     if value is None or not batch_size or value.dim() == 0 or value.shape[0] % batch_size or not value.shape[0]:
         return ()
+    if exact and value.shape[0] != batch_size:
+        return ()
     per_row = ~torch.isfinite(value.reshape(batch_size, -1))
     rows = per_row.any(1).nonzero().flatten().tolist()
-    return tuple(rows) if len(rows) < batch_size or batch_size == 1 else ()
+    return tuple(rows) if len(rows) < batch_size else ()
 
 
 def is_mask(tensor: torch.Tensor) -> bool:

@@ -7,7 +7,9 @@ run yet, or clipping has.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +22,8 @@ from torch.utils.hooks import RemovableHandle
 
 from nanwatch.probes.torch_names import without_dynamo
 from nanwatch.shield import Shield
+
+_OPTIMIZER_FILE = Optimizer.profile_hook_step.__code__.co_filename
 
 
 class OptimizerEvents(Protocol):
@@ -38,6 +42,9 @@ class OptimizerProbe:
         self.completed = 0
         self._counts: dict[int, int] = {}
         self._depth: dict[int, int] = {}
+        self._running: dict[int, FrameType | None] = {}
+        self._last = 0
+        self._known_at_first_step: frozenset[int] = frozenset()
         self._watched: dict[int, tuple[int, frozenset[int], bool]] = {}
         self._optimizers: dict[int, Optimizer] = {}
         self._parameter_ids = parameter_ids
@@ -54,7 +61,8 @@ class OptimizerProbe:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self._optimizers.clear()
+        for known in (self._optimizers, self._counts, self._depth, self._running, self._watched):
+            known.clear()
 
     @property
     def seen(self) -> list[Optimizer]:
@@ -70,9 +78,13 @@ class OptimizerProbe:
             return
         key = id(optimizer)
         self._optimizers.setdefault(key, optimizer)
-        self._depth[key] = self._depth.get(key, 0) + 1
-        if self._depth[key] == 1:
-            self._events.before_step(optimizer)
+        if self._running.get(key) is not None and _is_running(self._running[key]):
+            self._depth[key] += 1
+            return
+        # A step that raised has left its depth behind; the frame tells that it is over.
+        self._depth[key] = 1
+        self._running[key] = _step_frame()
+        self._events.before_step(optimizer)
 
     def _on_post(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         key = id(optimizer)
@@ -81,12 +93,30 @@ class OptimizerProbe:
         self._depth[key] -= 1
         if self._depth[key]:
             return
+        self._running.pop(key, None)
         if _dropped_by_scaler(optimizer):
             return
-        self._counts[key] = self._counts.get(key, 0) + 1
+        self._counts[key] = self._counts.get(key, self._first_count(optimizer)) + 1
+        if key == self._last and self._counts[key] <= self.completed:
+            # The second step in a row of an optimizer that is behind: the one that was ahead is no longer in use.
+            self._counts[key] = self.completed + 1
+        self._last = key
         advanced = self._counts[key] > self.completed
         self.completed = max(self.completed, self._counts[key])
         self._events.after_step(optimizer, completed=self.completed, advanced=advanced)
+
+    def _first_count(self, optimizer: Optimizer) -> int:
+        """Where a new optimizer begins: at 0 beside others (a GAN), at `completed` where it takes over from one.
+
+        It takes over when it holds a parameter that another has updated, or one of a model attached since.
+        """
+        mine = {id(p) for g in optimizer.param_groups for p in g["params"]}
+        others = [o for o in self._optimizers.values() if o is not optimizer and id(o) in self._counts]
+        theirs = {id(p) for o in others for g in o.param_groups for p in g["params"]}
+        if not self._known_at_first_step:
+            self._known_at_first_step = self._parameter_ids()
+        takes_over = not mine.isdisjoint(theirs) or mine.isdisjoint(self._known_at_first_step)
+        return self.completed if takes_over else 0
 
     def _is_watched(self, optimizer: Optimizer) -> bool:
         ids = self._parameter_ids()
@@ -97,6 +127,21 @@ class OptimizerProbe:
             found = key in self._optimizers or any(id(p) in ids for g in optimizer.param_groups for p in g["params"])
             known = self._watched[key] = (size, ids, found)
         return known[2]
+
+
+def _step_frame() -> FrameType | None:
+    """The frame of torch's wrapper around the `step` that is running."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename != _OPTIMIZER_FILE:
+        frame = frame.f_back
+    return frame
+
+
+def _is_running(wanted: FrameType | None) -> bool:
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame is not wanted:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _dropped_by_scaler(optimizer: Optimizer) -> bool:

@@ -25,6 +25,7 @@ from nanwatch.probes.optimizer import OptimizerProbe, learning_rate
 from nanwatch.probes.outside import user_stack
 from nanwatch.probes.scaling import ScalingProbe
 from nanwatch.probes.statistics import S, all_finite, measure
+from nanwatch.probes.torch_names import without_users_modes
 from nanwatch.probes.watched import WatchedModels
 from nanwatch.records import STATISTICS, Policy, Record, Seen, StepRecord
 
@@ -123,6 +124,7 @@ class Tripwire:
         self._last_emit_s = time.perf_counter()
         self._names_id = -1
         self._versions = -1
+        self._stale: dict[int, tuple[int, int]] = {}
         self._dropped_gradients: dict[int, list[tuple[torch.nn.Parameter, torch.Tensor]]] = {}
 
     # --- backward ---
@@ -144,8 +146,10 @@ class Tripwire:
             self._on_unrecorded()
         gradients = self._gradients(call)
         count_zeros = self._recorder.step % ZEROS_EVERY == 0
-        stats_KS, bad = measure(gradients, count_zeros=count_zeros, exact=not self.open)
-        loss = _value(backward.roots)
+        with without_users_modes():
+            stats_KS, bad = measure(gradients, count_zeros=count_zeros, exact=not self.open)
+            loss = _value(backward.roots)
+        bad = self._new_ones(bad, gradients)
         step.stats_KS = stats_KS
         step.losses += loss
         step.own_s += time.perf_counter() - began
@@ -194,6 +198,14 @@ class Tripwire:
         if kept is not None:
             return [kept.get(id(p)) for p in self._watched.parameters]
         return [p.grad for p in self._watched.parameters]
+
+    def _new_ones(self, bad: list[int], gradients: list[torch.Tensor | None]) -> list[int]:
+        """Without the gradients that were bad before and were not touched since: nobody trains that part any more."""
+        found = {k: g for k in bad if (g := gradients[k]) is not None}
+        seen = {k: (id(g), g._version) for k, g in found.items()}
+        new = [k for k in bad if seen[k] != self._stale.get(k)]
+        self._stale = seen
+        return new
 
     def _trip(
         self, backward: BackwardCall, loss: float, bad: list[int], stats_KS: NDArray[np.float32], *, bad_loss: bool
@@ -274,7 +286,8 @@ class Tripwire:
         if on_device and self._recorder.step % DEVICE_PARAMETER_CHECK_EVERY:
             return  # reading the answer makes the host wait, so not at every step
         began = time.perf_counter()
-        bad = all_finite(parameters)
+        with without_users_modes():
+            bad = all_finite(parameters)
         step.own_s += time.perf_counter() - began
         if not bad:
             return

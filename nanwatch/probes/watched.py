@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from nanwatch.records import NamesRecord
 
@@ -32,6 +33,7 @@ class WatchedModels:
         self.names: tuple[str, ...] = ()
         self.ids: frozenset[int] = frozenset()
         self.names_id = first_names_id
+        self._shapes: list[int] = []
 
     def add(self, name: str, model: nn.Module) -> None:
         self.models[name] = model
@@ -49,10 +51,10 @@ class WatchedModels:
             self.ids = ids
         found = [(name, p) for name, p in everything if p.requires_grad]
         parameters = [p for _, p in found]
-        if len(parameters) == len(self.parameters) and all(
-            a is b for a, b in zip(parameters, self.parameters, strict=True)
-        ):
+        shapes = [elements(p) for p in parameters]
+        if shapes == self._shapes and all(a is b for a, b in zip(parameters, self.parameters, strict=True)):
             return False
+        self._shapes = shapes
         self.parameters, self.names = parameters, tuple(name for name, _ in found)
         self.names_id += 1
         return True
@@ -79,8 +81,17 @@ class WatchedModels:
 
     def names_record(self) -> NamesRecord:
         return NamesRecord(
-            self.names_id, self.names, tuple(p.numel() for p in self.parameters), tuple(_blocks(self.names))
+            self.names_id, self.names, tuple(elements(p) for p in self.parameters), tuple(_blocks(self.names))
         )
+
+
+def elements(parameter: torch.Tensor) -> int:
+    """Elements of a parameter; 0 for one of a lazy module that has no shape yet."""
+    return 0 if is_lazy(parameter) else parameter.numel()
+
+
+def count_elements(parameters: Iterable[torch.Tensor]) -> int:
+    return sum(map(elements, parameters))
 
 
 def _join(prefix: str, name: str) -> str:

@@ -24,6 +24,7 @@ from nanwatch.postmortem.examine import Examiner
 from nanwatch.postmortem.ranks import rank_and_world_size
 from nanwatch.probes.ensemble import Probes
 from nanwatch.probes.tripwire import Trip
+from nanwatch.probes.watched import count_elements
 from nanwatch.records import (
     EndRecord,
     Incident,
@@ -293,7 +294,7 @@ class TrainerRun:
             models=tuple(
                 {
                     "name": name, "type": type(model).__name__,
-                    "parameters": sum(p.numel() for p in model.parameters()),
+                    "parameters": count_elements(model.parameters()),
                     "tensors": sum(1 for _ in model.parameters()),
                 }
                 for name, model in self.probes.watched.models.items()
@@ -332,7 +333,7 @@ def _where(incident: Incident) -> str:
 
 
 def _describe(name: str, model: nn.Module) -> str:
-    n = sum(p.numel() for p in model.parameters())
+    n = count_elements(model.parameters())
     size = f"{n / 1e6:.1f} M" if n >= 1e6 else f"{n / 1e3:.1f} k" if n >= 1e3 else str(n)
     label = f"{name}: {type(model).__name__}" if name else type(model).__name__
     return f"{label} ({size} parameters)"
