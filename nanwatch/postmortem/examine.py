@@ -25,6 +25,7 @@ from nanwatch.postmortem.tensors import bad_rows, state_of, summarize
 from nanwatch.postmortem.traceback import frames, source_line, write_traceback
 from nanwatch.postmortem.tracer import Event, Tracer
 from nanwatch.probes.ensemble import Probes
+from nanwatch.probes.torch_names import without_users_modes
 from nanwatch.probes.tripwire import Trip
 from nanwatch.records import Cause, Incident, Origin, PathNode, Phase, Policy, Replay
 
@@ -90,7 +91,7 @@ class Examiner:
         Raises: BundleError or OSError when the evidence cannot be written.
         """
         began = time.perf_counter()
-        with self._probes.paused():
+        with self._probes.paused(), without_users_modes():
             findings = self._optimizer_step(trip) if trip.optimizer is not None else self._replay(trip)
             if self._made_elsewhere(trip, findings):
                 return None
@@ -104,7 +105,7 @@ class Examiner:
         assert trip.backward is not None
         watched = self._probes.watched
         try:
-            with self._probes.paused():
+            with self._probes.paused(), without_users_modes():
                 made = plan(self._probes.recorder, trip.backward.roots, ())
                 outcome = run(made, watched.parameters)
         except Exception:  # a program that cannot run twice must not turn an expected overflow into an incident
@@ -135,7 +136,7 @@ class Examiner:
                 outcome = run(made, self._probes.watched.parameters, modules=self._modules(), tracer=tracer)
             except Exception as e:
                 # The run may well have failed because of the value itself (a decomposition of NaN): use what was seen.
-                error = f"{type(e).__name__}: {str(e)[:300]}"
+                error = str(e) if isinstance(e, ReplayError) else f"{type(e).__name__}: {str(e)[:300]}"
                 outcome = None
             findings = self._read(trip, made, tracer, outcome, error, attempt)
             if findings.verdict.verdict == "reproduced" or trip.kind == "capture":

@@ -33,7 +33,6 @@ from nanwatch.probes.flight_recorder import (
     tokens_in,
     version,
 )
-from nanwatch.probes.torch_names import without_users_modes
 
 
 class ReplayError(Exception):
@@ -211,6 +210,11 @@ def _gradients(
     try:
         return list(torch.autograd.grad(roots, parameters, grad_outputs=seeds, allow_unused=True, retain_graph=True))
     except RuntimeError as e:
+        if "does not require grad" in str(e):
+            raise ReplayError(
+                "the loss has no gradient in the replay: code between model and backward was not recorded, an "
+                "autograd.Function of the program's own for example"
+            ) from e
         if "checkpoint" not in str(e).lower():
             raise
     # Reentrant checkpointing refuses autograd.grad: use backward, with every .grad and hook put aside.
@@ -236,7 +240,7 @@ def _everything_restored(made: Plan) -> Iterator[None]:
     torch.set_anomaly_enabled(False)
     modules = {id(m): m for c in made.calls if c.module is not None for m in unwrapped(c.module).modules()}
     try:
-        with without_users_modes(), left_alone(modules.values()):
+        with left_alone(modules.values()):
             _stand_in_buffers(made, modules.values())
             yield
     finally:

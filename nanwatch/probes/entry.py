@@ -34,6 +34,7 @@ class Hook:
     def __init__(self, fn: Callable[..., Any]) -> None:
         self._fn = fn
 
+    @without_dynamo
     def __call__(self, *args: Any) -> Any:
         return self._fn(*args)
 
@@ -128,8 +129,8 @@ class EntryProbe:
     def _hook(self, module: nn.Module) -> None:
         if id(module) in self._handles:
             return
-        before = Hook(without_dynamo(self._shield.wrap(self._before)))
-        after = Hook(without_dynamo(self._shield.wrap(self._after)))
+        before = Hook(self._shield.wrap(self._before))
+        after = Hook(self._shield.wrap(self._after))
         self._handles[id(module)] = [
             module.register_forward_pre_hook(before, with_kwargs=True),
             # Also after an exception, so that the depth stays true: checkpointing ends its recomputation by one.

@@ -92,8 +92,7 @@ def _accumulator(value: torch.Tensor) -> torch.dtype | None:
 
 
 def _fill(stats_KS: NDArray[np.float32], rows: list[int], values: list[torch.Tensor], *, count_zeros: bool) -> None:
-    half = any(v.dtype in (torch.float16, torch.bfloat16) for v in values)
-    norms = torch._foreach_norm(values, 2, dtype=torch.float32 if half else None)
+    norms = _norms(values)
     pairs = [torch.aminmax(v) for v in values]
     columns = [
         *norms,
@@ -107,6 +106,17 @@ def _fill(stats_KS: NDArray[np.float32], rows: list[int], values: list[torch.Ten
     read = stack_to_host(columns).reshape(-1, n)
     with np.errstate(over="ignore"):
         stats_KS[rows, : len(read)] = read.T
+
+
+def _norms(values: list[torch.Tensor]) -> Sequence[torch.Tensor]:
+    """l2 norms; those of 16-bit tensors are accumulated in float32, where 300 values of 60,000 do not overflow."""
+    half = [v.dtype in (torch.float16, torch.bfloat16) for v in values]
+    if not any(half):
+        return torch._foreach_norm(values, 2)
+    narrow = iter(torch._foreach_norm([v for v, h in zip(values, half, strict=True) if h], 2, dtype=torch.float32))
+    others = [v for v, h in zip(values, half, strict=True) if not h]
+    wide = iter(torch._foreach_norm(others, 2) if others else [])
+    return [next(narrow) if h else next(wide) for h in half]
 
 
 def stack_to_host(scalars: Sequence[torch.Tensor]) -> NDArray[np.float64]:

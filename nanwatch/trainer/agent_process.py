@@ -14,6 +14,8 @@ import psutil
 
 POLL_S = 0.01
 
+_started: list[AgentProcess] = []
+
 
 class AgentProcess(subprocess.Popen[bytes]):
     """The agent as a child. It outlives the trainer on purpose, so being collected while it runs is no mistake."""
@@ -27,6 +29,8 @@ def start_agent(run_dir: Path, environ: Mapping[str, str], secrets: Mapping[str,
 
     Raises: OSError when no process can be started.
     """
+    # Those of earlier runs that have ended are let go; a child that nobody asks after stays in the process table.
+    _started[:] = [agent for agent in _started if agent.poll() is None]
     package_home = str(Path(__file__).resolve().parents[2])
     path = environ.get("PYTHONPATH", "")
     env = {**environ, **secrets, "PYTHONPATH": f"{path}{os.pathsep}{package_home}" if path else package_home}
@@ -40,11 +44,13 @@ def start_agent(run_dir: Path, environ: Mapping[str, str], secrets: Mapping[str,
     ]  # fmt: skip
     log = os.open(run_dir / "agent.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        return AgentProcess(
+        agent = AgentProcess(
             command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, close_fds=True
         )
     finally:
         os.close(log)
+    _started.append(agent)
+    return agent
 
 
 def wait_for_ack(
