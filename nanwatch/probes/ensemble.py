@@ -73,7 +73,8 @@ class Probes:
         self.optimizer = OptimizerProbe(_StepsSeen(self), lambda: self.watched.ids, self._shield("optimizer"))
         self.tripwire.optimizer = self.optimizer
         self._patches = [Patch(torch.jit, "script", self._script)]
-        self._patches += [Patch(cls, "forward", self._off_the_stack) for cls in _FAST_PATHS]
+        self._patches += [Patch(cls, "forward", self._in_teacher) for cls in _FAST_PATHS]
+        self._patches += [Patch(cls, "zero_grad", self._off_the_stack) for cls in (Optimizer, nn.Module)]
 
     def add(self, name: str, model: nn.Module) -> None:
         """Put the probes on a model."""
@@ -163,13 +164,19 @@ class Probes:
                 stack.enter_context(entry.lifted())
             return original(obj, *args, **kwargs)
 
-    def _off_the_stack(self, original: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def _in_teacher(self, original: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Transformers take a faster path, with other roundings, where no function mode is active."""
-        if torch.compiler.is_compiling() or not self.outside.armed or torch.is_grad_enabled():
+        if torch.compiler.is_compiling() or torch.is_grad_enabled():
             return original(module, *args, **kwargs)
+        return self._off_the_stack(original, module, *args, **kwargs)
+
+    def _off_the_stack(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Without the recorder: zeroing gradients reads two attributes a parameter, and each would pass through it."""
+        if not self.outside.armed:
+            return original(*args, **kwargs)
         self.outside.disarm()
         try:
-            return original(module, *args, **kwargs)
+            return original(*args, **kwargs)
         finally:
             self.outside.arm()
 

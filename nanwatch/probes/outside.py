@@ -212,7 +212,9 @@ def _kind(func: Callable[..., Any]) -> int:
     owner = getattr(getattr(func, "__self__", None), "__name__", "")
     if name == "__get__":
         return _SKIPPED if owner in _NEVER_READ else _PLAIN
-    if name in _NEVER or name == "__delete__" or (name == "__set__" and owner != "requires_grad"):
+    if name in _NEVER or name.startswith("_record_function") or name == "__delete__":
+        return _SKIPPED
+    if name == "__set__" and owner != "requires_grad":
         return _SKIPPED
     if name in {"__setitem__", "__set__"} or (name.endswith("_") and not name.endswith("__")):
         return _IN_PLACE

@@ -136,8 +136,8 @@ statistics at every step, {rounds} rounds. A control that is not 1 says how much
 
 {table}
 
-The cost is a few reads of gradients and parameters and some 0.2 ms of Python a step, so its share falls as the step
-grows. The agent works in a process of its own at low priority.
+The cost is a few reads of gradients and parameters and some 0.4 ms of Python and small operations a step, so its share
+falls as the step grows. The agent works in a process of its own at low priority.
 """
 
 if __name__ == "__main__":
