@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from nanwatch.bundle.private_file import write_private
 
 SCHEMA = "nanwatch.mlflow/1"
 
@@ -49,10 +50,7 @@ class MlflowState:
     def save(self) -> None:
         """Write `mlflow.json`, whole or not at all, readable by the user alone."""
         data = {"schema": SCHEMA, **{f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)[1:]}}
-        part = self.path.with_suffix(".json.part")
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
-            json.dump(data, f, indent=1)
-        os.replace(part, self.path)
+        write_private(self.path, json.dumps(data, indent=1).encode())
 
     @classmethod
     def load(cls, path: Path) -> MlflowState:

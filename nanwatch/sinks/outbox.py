@@ -10,11 +10,12 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from nanwatch.bundle.private_file import sync_folder, write_private
 
 log = logging.getLogger("nanwatch")
 
@@ -119,7 +120,7 @@ class Outbox:
     def _load(self, state: State) -> Iterator[Notification]:
         names = {f.name for f in dataclasses.fields(Notification)}
         for path in sorted((self._folder / state).iterdir()):
-            if path.suffix == ".tmp":
+            if path.suffix == ".part":
                 path.unlink(missing_ok=True)  # written aside by a process that died
             if path.suffix != ".json":
                 continue
@@ -136,16 +137,5 @@ class Outbox:
 
     def _write(self, entry: Notification, state: State) -> None:
         path = self._file(entry, state)
-        aside = path.with_suffix(".tmp")
-        data = json.dumps(dataclasses.asdict(entry), allow_nan=False, indent=1).encode()
-        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with open(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(aside, path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        write_private(path, json.dumps(dataclasses.asdict(entry), allow_nan=False, indent=1).encode())
+        sync_folder(path.parent)

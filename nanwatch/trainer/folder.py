@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -11,10 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from nanwatch.errors import SetupError
-from nanwatch.records import json_ready
 
 _LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID")
 _NO_ID = {"", "none"}
@@ -75,15 +72,6 @@ def make_folder(wanted: Path, name: str, warn: Callable[[str], None]) -> Path:
             warn(f"cannot write to {reasons[0]}; the run's files go to {folder} (set dir= or NANWATCH_DIR)")
         return folder
     raise SetupError(f"nanwatch finds no folder to write to ({'; '.join(reasons)}): set dir= or NANWATCH_DIR")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, private, whole or not at all."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(fd, "w", encoding="utf-8") as f:
-        json.dump(json_ready(content), f, indent=1, allow_nan=False)
-    os.replace(part, path)
 
 
 def _try_to_write(folder: Path) -> None:

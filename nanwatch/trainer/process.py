@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
+from nanwatch.agent.json_file import write_json
 from nanwatch.errors import NonFiniteError
 from nanwatch.postmortem.evidence import Privacy
 from nanwatch.postmortem.examine import Examiner
@@ -43,7 +44,7 @@ from nanwatch.spool.writer import SpoolWriter
 from nanwatch.trainer.agent_process import AgentProcess, start_agent, wait_for_ack
 from nanwatch.trainer.announce import attach_line, incident_lines, say
 from nanwatch.trainer.farewell import Farewell, Reason
-from nanwatch.trainer.folder import Place, make_folder, place_of, run_name, write_json
+from nanwatch.trainer.folder import Place, make_folder, place_of, run_name
 from nanwatch.trainer.users_run import UsersRun
 
 log = logging.getLogger("nanwatch")

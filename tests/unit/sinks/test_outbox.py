@@ -59,7 +59,7 @@ def test_a_crash_between_the_halves_of_settling_does_not_send_again(tmp_path):
 
 def test_half_written_and_unreadable_files_are_set_aside(tmp_path, caplog):
     Outbox(tmp_path)
-    (tmp_path / "pending" / "msg_x.tmp").write_text('{"id": ')
+    (tmp_path / "pending" / "msg_x.json.part").write_text('{"id": ')
     (tmp_path / "pending" / "msg_y.json").write_text('{"id": ')
     (tmp_path / "pending" / "msg_z.json").write_text("[]")
     assert Outbox(tmp_path).pending() == []
