@@ -42,27 +42,30 @@ def write_traceback(incident: Incident) -> str:
             "",
             "The value's way to the loss:" if incident.seen.where == "loss" else "The value's way to what was seen:",
         ]
-        lines += [
-            f"  {n.op:32s} {n.value:8s} {n.module or '(outside of the model)'}  {_place(n.file, n.line)}"
-            for n in incident.path
-        ]
+        lines += [f"  {n.op:32s} {n.value:8s} {_module(n.module)}  {_place(n.file, n.line)}" for n in incident.path]
     return "\n".join(lines) + "\n"
 
 
 def headline(origin: Origin) -> str:
     """One line: the operation, the module, what it made."""
+    intended = any(t.nonfinite for t in origin.inputs)
+    inputs = "infinities that the program wrote on purpose" if intended else "finite inputs"
     what = {
         "data": f"{origin.param or 'the batch'} came with {origin.value}",
         "params": f"{origin.param} was {origin.value} before the step",
         "optimizer": f"{origin.op} made {origin.param} {origin.value}",
         "backward": f"the gradient of {origin.op} is {origin.value}",
-    }.get(origin.phase, f"{origin.op} made {origin.value} from finite inputs")
+    }.get(origin.phase, f"{origin.op} made {origin.value} from {inputs}")
     where = f" in {origin.module} ({origin.module_type})" if origin.module else ""
     return f"NonFinite: {what}{where}"
 
 
 def _span(low: float | None, high: float | None) -> str:
     return "no finite values" if low is None or high is None else f"{low:.6g} ... {high:.6g}"
+
+
+def _module(name: str | None) -> str:
+    return "(outside of the model)" if name is None else name or "(the model itself)"
 
 
 def _place(file: str | None, line: int | None) -> str:
