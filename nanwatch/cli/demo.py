@@ -58,7 +58,9 @@ def demo(
     except KeyboardInterrupt:
         fail("stopped", FINDINGS)
     if as_json:
-        print_json({**asdict(result), "incident": None if result.incident is None else result.incident.to_json()})
+        incident = None if result.incident is None else result.incident.to_json()
+        facts_ = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(result).items()}
+        print_json({**facts_, "incident": incident})
     else:
         _tell(result, ui_url)
     if port is not None and result.stored is not None:

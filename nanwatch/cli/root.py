@@ -11,6 +11,7 @@ from nanwatch.cli.demo import demo
 from nanwatch.cli.doctor import doctor
 from nanwatch.cli.pull import pull
 from nanwatch.cli.show import show
+from nanwatch.cli.sync import sync
 
 app = typer.Typer(
     name="nanwatch",
@@ -37,5 +38,5 @@ def root(
     """Watches a PyTorch training run and explains the step on which the loss became NaN."""
 
 
-for verb in (demo, show, pull, doctor):
+for verb in (demo, show, pull, sync, doctor):
     app.command()(verb)

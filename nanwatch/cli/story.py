@@ -78,7 +78,7 @@ def _origin_rows(origin: Origin) -> Iterator[tuple[str, str, str]]:
         kind = f" ({origin.module_type})" if origin.module_type else ""
         yield "module", f"{origin.module or 'the model itself'}{kind}", ""
     if origin.param:
-        yield "parameter", origin.param, ""
+        yield ("input" if origin.phase == "data" else "parameter"), origin.param, ""
     for tensor in origin.inputs:
         spread = "" if tensor.min is None else f", {tensor.min:.4g} to {tensor.max:.4g}"
         bad = f", {tensor.nonfinite} not finite" if tensor.nonfinite else ""

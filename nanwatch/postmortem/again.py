@@ -41,7 +41,7 @@ class Again:
     def __str__(self) -> str:
         if self.op is None:
             return f"{self.verdict}: the step stayed finite (loss {self.loss:g})"
-        where = f" in {self.module}" if self.module else ""
+        where = "" if self.module is None else f" in {self.module or 'the model itself'}"
         text = f"{self.verdict}: {self.op}{where} at {self.file}:{self.line}"
         return text + "".join(f"\n  differs: {d}" for d in self.differences)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nanwatch.postmortem.provenance import Found
-from nanwatch.postmortem.remedies import REMEDIES
+from nanwatch.postmortem.remedies import FIX_OF_CTC, REMEDIES
 from nanwatch.postmortem.tracer import Event
 from nanwatch.records import Cause, Phase, TensorSummary
 
+RUNAWAY_EXPONENT = 1e3
 HUGE = 1e6
 """A finite input of this size makes overflow the result of growth, not of the operation."""
 
@@ -122,11 +123,8 @@ def _half(e: Evidence) -> Cause | None:
 def _ctc(e: Evidence) -> Cause | None:
     if "ctc_loss" not in e.op:
         return None
-    return _cause(
-        "bad_label",
-        "likely",
-        "the CTC loss is infinite when a target is longer than its input (repeated labels need a blank between them)",
-    )
+    why = "the CTC loss is infinite when a target is longer than its input (repeated labels need a blank between them)"
+    return replace(_cause("bad_label", "likely", why), fix=(*REMEDIES["bad_label"], FIX_OF_CTC))
 
 
 def _log(e: Evidence) -> Cause | None:
@@ -203,7 +201,11 @@ def _exponential(e: Evidence) -> Cause | None:
         return None
     x = e.input("self")
     shown = "" if x is None or x.max is None else f" of {x.max:.6g}"
-    return _cause("overflow_exp", "certain", f"{e.op}{shown} is larger than the type can hold (float32: e^88.7)")
+    cause = _cause("overflow_exp", "certain", f"{e.op}{shown} is larger than the type can hold (float32: e^88.7)")
+    if x is not None and x.max is not None and x.max > RUNAWAY_EXPONENT:
+        # No bound on the exponent mends a divergence: what made it grow comes first.
+        return replace(cause, why=(*cause.why, "an exponent of this size has run away"), fix=cause.fix[::-1])
+    return cause
 
 
 def _linalg(e: Evidence) -> Cause | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import linecache
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,10 +15,11 @@ from nanwatch.bundle.tree import Capture
 from nanwatch.bundle.writer import EvidenceWriter
 from nanwatch.postmortem.program import buffers_before, data_leaves, function_name, generator_states
 from nanwatch.postmortem.replay import Plan, leaves_of
-from nanwatch.probes.flight_recorder import Leaf, MappingToken, Ref, TupleToken
+from nanwatch.probes.flight_recorder import Call, Leaf, MappingToken, Ref, TupleToken
 from nanwatch.records import json_ready
 
 _CONTEXT_LINES = 6
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _PREVIEW_ROWS = 4
 _PREVIEW_VALUES = 4096
 
@@ -96,16 +98,17 @@ def write_state(
 
 
 def named_data(made: Plan, parameters: Mapping[int, str]) -> dict[str, torch.Tensor]:
-    """The same with the names that a reader knows them by: `args[0]`, `kwargs.labels`, `mse_loss.args[1]`."""
+    """The same with the names that a reader knows them by: `x`, `batch.labels`, `mse_loss.target`."""
     out: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for call in made.calls:
+        named = _by_parameter(call)
         prefix = (
             (f"{call.name}." if call.name else "")
             if call.module is not None
             else f"{function_name(call).split('.')[-1]}."
         )
-        for name, leaf in _named_leaves({"args": call.args, "kwargs": call.kwargs}, ""):
+        for name, leaf in _named_leaves(named, ""):
             if id(leaf.tensor) not in seen and id(leaf.tensor) not in parameters:
                 seen.add(id(leaf.tensor))
                 out[_free(out, prefix + name)] = leaf.tensor
@@ -197,6 +200,19 @@ def _row_values(
                 "truncated": kept.numel() > _PREVIEW_VALUES,
             })  # fmt: skip
     return out
+
+
+def _by_parameter(call: Call) -> dict[str, Any]:
+    """The arguments by the names of the parameters, as far as the signature tells them."""
+    function: Any = type(call.module).forward if call.module is not None else call.function
+    try:
+        names = [p.name for p in inspect.signature(function).parameters.values() if p.kind in _POSITIONAL]
+    except (TypeError, ValueError):  # a function written in C tells nothing
+        names = []
+    if call.module is not None:
+        names = names[1:]
+    rest = [f"args[{i}]" for i in range(len(names), len(call.args))]
+    return {**dict(zip([*names, *rest], call.args, strict=False)), **call.kwargs}
 
 
 def _thinned(row: torch.Tensor) -> torch.Tensor:

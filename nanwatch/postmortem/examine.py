@@ -307,7 +307,7 @@ class Examiner:
             seen=trip.seen,
             origin=f.origin,
             path=f.path,
-            cause=f.cause or unknown(f.verdict.error or "nothing was wrong: this bundle was asked for"),
+            cause=f.cause or _no_cause(trip, f.verdict),
             replay=f.verdict,
             amp={"scaler": trip.scaled, "scale": trip.scale if trip.scaled else None},
             mlflow={"run_id": self._mlflow_run_id(), "artifact_path": f"nanwatch/incidents/{identity}"},
@@ -362,6 +362,12 @@ class Examiner:
 
 def _failed(why: str, attempts: int) -> _Findings:
     return _Findings(Replay("failed", attempts, False, 0.0, why))
+
+
+def _no_cause(trip: Trip, verdict: Replay) -> Cause:
+    if trip.kind == "capture":
+        return Cause("unknown", "possible", (f"nothing was wrong, this bundle was asked for: {trip.reason}",))
+    return unknown(verdict.error or "no operation could be named")
 
 
 def _same(trip: Trip, outcome: Outcome | None) -> bool:

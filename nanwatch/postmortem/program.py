@@ -5,6 +5,7 @@ Only functions of torch are named and looked up again; nothing in the file is ev
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -82,9 +83,17 @@ def function_name(call: Call) -> str:
     name = getattr(function, "__name__", type(function).__name__)
     if name == "__get__":
         return f"torch.Tensor.{getattr(getattr(function, '__self__', None), '__name__', name)}"
-    if getattr(function, "__objclass__", None) is not None or function is getattr(torch.Tensor, name, None):
+    if id(function) in _methods():
+        return f"torch.Tensor.{_methods()[id(function)]}"
+    if getattr(function, "__objclass__", None) is not None:
         return f"torch.Tensor.{name}"
     return f"{getattr(function, '__module__', None) or 'torch'}.{name}"
+
+
+@functools.cache
+def _methods() -> dict[int, str]:
+    """Every method of a tensor by identity: what `**` calls is a function of another name in another module."""
+    return {id(getattr(torch.Tensor, name)): name for name in dir(torch.Tensor)}
 
 
 def find_function(name: str) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+FIX_OF_CTC = "Check that each target fits its input length, or pass zero_infinity=True."
+
 REMEDIES: dict[str, tuple[str, ...]] = {
     "log_of_zero": (
-        "Clamp before the log: torch.log(p.clamp(min=1e-8)).",
-        "Better, work with logits: F.log_softmax, F.logsigmoid, binary_cross_entropy_with_logits never form the zero.",
+        "Clamp before the log: torch.log(x.clamp(min=1e-8)).",
+        "For a classifier work with logits: F.log_softmax or binary_cross_entropy_with_logits never form the zero.",
     ),
     "division_by_zero": (
         "Keep the divisor away from zero: x / d.clamp(min=1e-8), or x / (d + eps).",
@@ -49,8 +51,7 @@ REMEDIES: dict[str, tuple[str, ...]] = {
         "Check while loading: assert torch.isfinite(x).all(), with the sample's id in the message.",
     ),
     "bad_label": (
-        "Look at the targets of the rows named in this report; drop or repair them.",
-        "For CTC check that each target fits its input length, or pass zero_infinity=True.",
+        "Look at the targets of the rows named in this report; drop or repair them where the data set is built.",
     ),
     "bad_init": (
         "Initialise the parameter: nn.init.kaiming_normal_ (ReLU), nn.init.xavier_uniform_ (tanh), zeros for a bias.",

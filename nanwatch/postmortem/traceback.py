@@ -56,7 +56,7 @@ def headline(origin: Origin) -> str:
         "optimizer": f"{origin.op} made {origin.param} {origin.value}",
         "backward": f"the gradient of {origin.op} is {origin.value}",
     }.get(origin.phase, f"{origin.op} made {origin.value} from {inputs}")
-    where = f" in {origin.module} ({origin.module_type})" if origin.module else ""
+    where = "" if origin.module is None else f" in {_module(origin.module)} ({origin.module_type})"
     return f"NonFinite: {what}{where}"
 
 

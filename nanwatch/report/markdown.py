@@ -47,13 +47,13 @@ def _lines(incident: Incident) -> Iterator[str]:
         yield from ("## From the origin to the loss", "")
         for node in incident.path[:_CHAIN_LENGTH]:
             at = f" ({_code(node.file)}:{node.line})" if node.file else ""
-            yield f"1. `{_code(node.op)}` in `{_code(node.module or 'the loss code')}`{at}: {_plain(node.value)}"
+            yield f"1. `{_code(node.op)}` in `{_code(_module(node.module))}`{at}: {_plain(node.value)}"
         if len(incident.path) > _CHAIN_LENGTH:
             yield f"1. and {len(incident.path) - _CHAIN_LENGTH} more"
         yield ""
     if incident.scope:
         yield from ("## What this cannot say", "", *(f"- {_plain(limit)}" for limit in incident.scope), "")
-    yield "To run this step again: `python replay.py --model package.module:factory` in this folder."
+    yield "To run this step again: `python replay.py --model package.module:factory`, from where that can be imported."
 
 
 def _origin(origin: Origin) -> Iterator[str]:
@@ -94,3 +94,7 @@ def _code(text: str) -> str:
 
 def _cell(text: str) -> str:
     return f"`{_code(text).replace('|', '/')}`"
+
+
+def _module(name: str | None) -> str:
+    return "the loss code" if name is None else name or "the model itself"

@@ -39,7 +39,9 @@ def select(graph: Graph, phase: str | None) -> tuple[tuple[Shape, ...], tuple[tu
 
     `phase` is the origin's: input (data), loss code (loss) or the optimizer's step are marked instead of a module.
     """
-    outside = {"data": INPUT, "loss": LOSS, "optimizer": STEP}.get(phase or "", graph.origin)
+    outside = {"data": LOSS if graph.origin == LOSS else INPUT, "loss": LOSS, "optimizer": STEP}.get(
+        phase or "", graph.origin
+    )
     marked = outside if phase == "data" or graph.origin in {None, LOSS} else None
     flow = Flow(graph, keep=graph.origin if marked is None else None)
     builder = _Builder(graph, flow, is_origin=marked is None)

@@ -203,6 +203,8 @@ def _in_words(rule: Rule, alert: Alert) -> str:
             "severity": alert.severity,
         }
         text = filled(rule.summary, values)
+    if rule.summary is not None and alert.state in {"resolved", "recovering"}:
+        text = f"{rule.id} on {alert.metric}"  # the user's sentence speaks of the step at which it fired
     if alert.state == "resolved":
         return f"Over since step {alert.step_total}. It was: {text}"
     if alert.state == "recovering":

@@ -35,12 +35,13 @@ def incident_data(run: RunRecord, incident: Incident, last: StepRecord | None) -
     """An incident in words and facts."""
     origin, cause = incident.origin, incident.cause
     value, place = _value(incident), _place(origin)
-    noun = "Captured" if incident.kind == "capture" else {"nan": "NaN", "inf": "Inf"}.get(value, value)
+    seen = incident.seen.value if incident.kind == "nonfinite" else value
+    noun = "Captured" if incident.kind == "capture" else {"nan": "NaN", "inf": "Inf"}.get(seen, seen)
     title = f"{noun} at step {incident.step_total}{f': {place}' if place else ''} ({run.name})"
     became = (
         f"was captured: {incident.reason}"
         if incident.kind == "capture"
-        else f"became {'infinite' if value == 'inf' else noun}"
+        else f"became {'infinite' if seen == 'inf' else noun}"
     )
     sentences = [f"Run {run.name} on {run.host} (rank {incident.rank}), step {incident.step_total}: it {became}."]
     if origin is not None:

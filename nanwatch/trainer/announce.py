@@ -46,7 +46,7 @@ def incident_lines(incident: Incident, folder: str, policy: Policy) -> str:
     }
     lines = [f"nanwatch: step {incident.step_total}: {shown[seen.where]} became {seen.value}"]
     if o is not None:
-        module = f" in {o.module} ({o.module_type})" if o.module else ""
+        module = "" if o.module is None else f" in {o.module or 'the model'} ({o.module_type})"
         what = {
             "data": f"{o.param or 'the batch'} came with {o.value}; first read",
             "params": f"{o.param} was {o.value} already; first read",

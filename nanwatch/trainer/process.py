@@ -11,6 +11,7 @@ import sys
 import time
 import weakref
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -301,7 +302,7 @@ class TrainerRun:
                 for name, model in self.probes.watched.models.items()
             ),
             versions={
-                "python": platform.python_version(), "torch": torch.__version__,
+                "python": platform.python_version(), "torch": torch.__version__, "nanwatch": version("nanwatch"),
                 **({"mlflow": mlflow.__version__} if mlflow is not None else {}),
             },
             script=os.path.abspath(sys.argv[0]) if sys.argv and sys.argv[0] else "",

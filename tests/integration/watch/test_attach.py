@@ -69,7 +69,7 @@ def test_an_incident_from_attach_to_the_complete_bundle(capfd):
     assert lines[0].startswith("nanwatch watches Sequential (58 parameters)")
     assert 1 < len(lines) <= 13
     assert "step 7: the loss became nan" in err or "step 7: the loss became inf" in err
-    assert "args[0] came with inf" in err
+    assert "input came with inf" in err
 
 
 def test_the_run_ends_with_the_last_detach():

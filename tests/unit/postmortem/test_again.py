@@ -25,7 +25,8 @@ def incident_folder(tmp_path, *, target=False, **privacy):
             if i == 3:
                 (y if target else scale)[2] = float("nan") if target else 0.0
             out = net(x, scale=scale)
-            loss = F.mse_loss(out["logits"][:, :2].softmax(-1), y) + 0.1 * out["hidden"].pow(2).mean()
+            hidden = (out["hidden"] ** 2 - 1 / (2 + out["hidden"]) @ torch.ones(16, 1)) % 7
+            loss = F.mse_loss(out["logits"][:, :2].softmax(-1), y) + 0.1 * hidden.mean()
             opt.zero_grad()
             loss.backward()
             opt.step()

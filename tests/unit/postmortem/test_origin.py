@@ -324,7 +324,7 @@ def test_bad_input_names_leaf_and_rows(tmp_path):
 
     incident = train(Net(lambda h, x: h), tmp_path, spoil=spoil)
     assert (incident.origin.phase, incident.origin.batch_rows, incident.cause.label) == ("data", (4,), "bad_input")
-    assert incident.origin.param == "args[0]"
+    assert incident.origin.param == "x"
 
 
 def test_bad_target_is_a_bad_label(tmp_path):

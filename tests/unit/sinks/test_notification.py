@@ -51,7 +51,7 @@ def test_the_text_of_an_incident_is_enough_to_act_on():
         "20261123-abc123",
         "gpu-7",
         "step 112",
-        "became infinite",
+        "it became NaN",
         "aten::log",
         "encoder.layers.3.attn",
         "/home/me/train.py:41",
@@ -63,7 +63,7 @@ def test_the_text_of_an_incident_is_enough_to_act_on():
     ):
         assert needed in data["text"]
     assert data["title"] == (
-        "Inf at step 112: aten::log in encoder.layers.3.attn (Attention) at /home/me/train.py:41 (20261123-abc123)"
+        "NaN at step 112: aten::log in encoder.layers.3.attn (Attention) at /home/me/train.py:41 (20261123-abc123)"
     )
     assert data["cause"] == "log_of_zero"
     assert data["origin"]["line"] == 41
