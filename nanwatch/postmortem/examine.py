@@ -155,7 +155,7 @@ class Examiner:
         root, root_is_loss = self._root(trip, made, tracer, outcome)
         why = error
         if outcome is not None:
-            why = changed(made, outcome, trip.seen.names, self._probes.watched.names, trip.loss)
+            why = changed(outcome, trip.seen, self._probes.watched.names)
         if root is None:
             verdict = Replay(
                 "failed" if error else "not_reproduced",

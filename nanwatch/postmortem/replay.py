@@ -33,6 +33,7 @@ from nanwatch.probes.flight_recorder import (
     tokens_in,
     version,
 )
+from nanwatch.records import Seen
 
 
 class ReplayError(Exception):
@@ -135,17 +136,14 @@ def leaves_of(call: Call) -> list[torch.Tensor]:
     return [leaf.tensor for leaf in _leaves(call)]
 
 
-def changed(
-    made: Plan, outcome: Outcome, bad_names: tuple[str, ...], names: tuple[str, ...], loss: float
-) -> str | None:
+def changed(outcome: Outcome, seen: Seen, names: tuple[str, ...]) -> str | None:
     """Why the run does not count as the same as the step that was seen; None when it does."""
-    if bad_names:
-        replayed = {
-            n for n, g in zip(names, outcome.gradients, strict=True) if g is not None and state_of(g) != "finite"
-        }
-        return None if replayed & set(bad_names) else "the gradients that were bad are finite in the replay"
-    replayed_finite = all(state_of(r) == "finite" for r in outcome.roots)
-    return "the loss is finite in the replay" if replayed_finite else None
+    if seen.where != "grad":
+        finite = all(state_of(r) == "finite" for r in outcome.roots)
+        return "the loss is finite in the replay" if finite else None
+    bad = {n for n, g in zip(names, outcome.gradients, strict=True) if g is not None and state_of(g) != "finite"}
+    same = bad & set(seen.names) if seen.names else bad
+    return None if same else "the gradients that were bad are finite in the replay"
 
 
 def same_bits(a: float, b: float) -> bool:

@@ -34,6 +34,8 @@ REFRESH_EVERY = 16
 CLOSE_AFTER = 20
 """Finite steps that end an incident."""
 MAX_OVERFLOW_CHECKS = 50
+ANOMALY = "returned nan values in its"
+"""How torch.autograd.detect_anomaly words its error."""
 BY_HAND_LOOKS_AT = 8
 """Parameters whose change tells a step made without an optimizer."""
 DEVICE_PARAMETER_CHECK_EVERY = 10
@@ -133,8 +135,27 @@ class Tripwire:
         self.in_backward = True
 
     def backward_raised(self, call: BackwardCall, error: BaseException) -> None:
+        """The program's own anomaly mode stops at a NaN that we would have reported a moment later."""
         self.in_backward = False
-        self._recorder.end_segment()
+        backward = BackwardCall(tuple(self._unscaled(r) for r in call.roots), call.seeds, call.gradients)
+        loss = _value(backward.roots)
+        bad_loss = not math.isfinite(loss)
+        try:
+            if bad_loss or (isinstance(error, RuntimeError) and ANOMALY in str(error)):
+                self._finite_since = 0
+                if not self.open:
+                    self.open = True
+                    seen = (
+                        Seen("loss", "nan" if math.isnan(loss) else "inf", (), 1)
+                        if bad_loss
+                        else Seen("grad", "nan", (), 1)
+                    )
+                    step, micro_step = self._recorder.step, self._step.micro_steps
+                    self._on_trip(Trip("nonfinite", step, micro_step, seen, backward, loss, self._scaling.in_use))
+        finally:
+            # The error that is on its way is the user's own; ours would hide it.
+            self.stop_with = None
+            self._recorder.end_segment()
 
     def after_backward(self, call: BackwardCall) -> None:
         began = time.perf_counter()

@@ -395,3 +395,34 @@ def test_compiled_models_get_no_break_and_no_recompilation(tmp_path):
     here = str(__import__("pathlib").Path(__file__).parents[1])
     done = subprocess.run([sys.executable, str(file), here, str(tmp_path)], capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection|Error detected in")
+@pytest.mark.parametrize("policy", ["record", "stop"])
+def test_the_programs_own_anomaly_mode_raises_its_own_error_and_the_story_is_told(tmp_path, policy):
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x):
+            h = self.fc(x) * x.sum(1, keepdim=True).sign()
+            return h * h.pow(2).sum(1, keepdim=True).sqrt()
+
+    net = Gated()
+    opt = torch.optim.SGD(net.parameters(), lr=0.01)
+    with watching(net, tmp_path, policy=policy) as seen, torch.autograd.detect_anomaly():
+        for i in range(3):
+            x = torch.rand(5, 4)
+            x[3] *= i != 2
+            loss = net(x).mean()
+            opt.zero_grad()
+            if i == 2:
+                with pytest.raises(RuntimeError, match="returned nan values"):
+                    loss.backward()
+            else:
+                loss.backward()
+                opt.step()
+    assert (seen.incident.step, seen.incident.seen.where) == (2, "grad")
+    assert (seen.incident.origin.op, seen.incident.origin.phase) == ("aten::sqrt", "backward")
+    assert seen.incident.replay.verdict == "reproduced"
