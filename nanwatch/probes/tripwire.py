@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch.optim.optimizer import Optimizer
 
 from nanwatch.probes.backward import BackwardCall
-from nanwatch.probes.flight_recorder import FlightRecorder, Stack
+from nanwatch.probes.flight_recorder import FlightRecorder, Stack, version
 from nanwatch.probes.gradient_hooks import GradientHooks
 from nanwatch.probes.optimizer import OptimizerProbe, learning_rate
 from nanwatch.probes.outside import user_stack
@@ -197,7 +197,7 @@ class Tripwire:
         """No optimizer of torch has stepped, and yet parameters changed since the last backward: `p -= lr * p.grad`."""
         if self.optimizer.seen:
             return
-        versions = sum(p._version for p in self._watched.parameters[:BY_HAND_LOOKS_AT])
+        versions = sum(version(p) for p in self._watched.parameters[:BY_HAND_LOOKS_AT])
         if self._step.micro_steps and versions != self._versions:
             self.optimizer.completed += 1
             self._complete(None)
@@ -223,7 +223,7 @@ class Tripwire:
     def _new_ones(self, bad: list[int], gradients: list[torch.Tensor | None]) -> list[int]:
         """Without the gradients that were bad before and were not touched since: nobody trains that part any more."""
         found = {k: g for k in bad if (g := gradients[k]) is not None}
-        seen = {k: (id(g), g._version) for k, g in found.items()}
+        seen = {k: (id(g), version(g)) for k, g in found.items()}
         new = [k for k in bad if seen[k] != self._stale.get(k)]
         self._stale = seen
         return new
