@@ -26,8 +26,8 @@ def describe_environment() -> dict[str, Any]:
         "schema": SCHEMA,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "nanwatch": _version("nanwatch"),
-        "numpy": _version("numpy"),
+        "nanwatch": installed_version("nanwatch"),
+        "numpy": installed_version("numpy"),
         "platform": platform.platform(),
         "cpu": _cpu(),
         "cpu_features": torch.backends.cpu.get_cpu_capability(),
@@ -46,7 +46,7 @@ def describe_environment() -> dict[str, Any]:
         "git_commit": _git_commit(Path.cwd()),
         "argv": scrubbed(sys.argv),
         "environ": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_VARIABLES) and not _SECRET.search(k)},
-        "packages": {name: v for name in _PACKAGES if (v := _version(name)) is not None},
+        "packages": {name: v for name in _PACKAGES if (v := installed_version(name)) is not None},
     }
 
 
@@ -66,7 +66,8 @@ def scrubbed(argv: list[str]) -> list[str]:
     return out
 
 
-def _version(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
+    """Version of an installed distribution; None where it is not installed (run from a checkout)."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -152,7 +152,7 @@ class Examiner:
         if trip.kind == "capture":
             verdict = Replay("failed" if outcome is None else "reproduced", attempt, _same(trip, outcome), 0.0, error)
             return _Findings(verdict, made=made, events=tuple(events), calls=tracer.calls, scope=scope)
-        root, root_is_loss = self._root(trip, made, tracer, outcome)
+        root, root_is_loss = self._root(trip, tracer, outcome)
         why = error
         if outcome is not None:
             why = changed(outcome, trip.seen, self._probes.watched.names)
@@ -176,7 +176,7 @@ class Examiner:
             found.path, tracer.calls, scope=scope,
         )  # fmt: skip
 
-    def _root(self, trip: Trip, made: Plan, tracer: Tracer, outcome: Outcome | None) -> tuple[Event | None, bool]:
+    def _root(self, trip: Trip, tracer: Tracer, outcome: Outcome | None) -> tuple[Event | None, bool]:
         """Where the walk starts: the loss when it is bad, else the gradient that went bad first."""
         if outcome is None:
             # The run broke off. What was seen says where to look: a bad loss is made in the forward part.

@@ -30,6 +30,7 @@ from nanwatch.probes.flight_recorder import (
     Segment,
     TupleToken,
     follow,
+    refs_of,
     tokens_in,
     version,
 )
@@ -91,7 +92,7 @@ def plan(recorder: FlightRecorder, roots: tuple[torch.Tensor, ...], seeds: tuple
         moves_buffers = call.segment == current and call.module is not None
         if call.index in needed or moves_buffers or (call.mutates and _mutates_one_of(call, needed, by_index)):
             needed.add(call.index)
-            needed.update(r.index for r in _refs(call) if r.index in by_index)
+            needed.update(index for index in refs_of(call) if index in by_index)
     calls = [c for c in recorder.calls() if c.index in needed]
     full_seeds = [*seeds, *([None] * (len(refs) - len(seeds)))]
     made = Plan(calls, refs, list(full_seeds), [s for s in recorder.segments() if s.calls])
@@ -268,7 +269,7 @@ def _stand_in_buffers(made: Plan, modules: Iterable[nn.Module]) -> None:
 @contextlib.contextmanager
 def _ambient(ambient: Ambient) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        on = {device: dtype for device, _, dtype in ambient.autocast}
+        on = dict(ambient.autocast)
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
             stack.enter_context(torch.autocast(device, dtype=on.get(device), enabled=device in on, cache_enabled=False))
         stack.enter_context(torch.set_grad_enabled(ambient.grad_enabled))
@@ -308,10 +309,6 @@ def _named(modules: Mapping[str, nn.Module], tracer: Any) -> Iterator[None]:
 
 
 # --- reading a recorded call ---
-
-
-def _refs(call: Call) -> list[Ref]:
-    return [t for t in tokens_in((call.args, call.kwargs)) if isinstance(t, Ref)]
 
 
 def _leaves(call: Call) -> list[Leaf]:

@@ -39,7 +39,7 @@ class Surroundings:
         self._devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
     def ambient(self) -> Ambient:
-        autocast = tuple((d, True, torch.get_autocast_dtype(d)) for d in self._devices if torch.is_autocast_enabled(d))
+        autocast = tuple((d, torch.get_autocast_dtype(d)) for d in self._devices if torch.is_autocast_enabled(d))
         return Ambient(torch.is_grad_enabled(), autocast)
 
     def rng(self, *, everything: bool = False) -> Rng:

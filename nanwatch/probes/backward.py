@@ -51,7 +51,6 @@ class BackwardProbe:
         shield: Shield,
     ) -> None:
         self.paused = False
-        self._events = events
         self._outside = outside
         self._parameter_ids = parameter_ids
         self._owner = owner

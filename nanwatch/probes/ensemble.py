@@ -83,7 +83,7 @@ class Probes:
             name, model, self.recorder, self.outside, self.surroundings, self.owner, self._shield(f"entry {name}")
         )
         self._entries[name] = entry
-        entry.install()
+        entry.learn()
         if not self._installed:
             for probe in (self.backward, self.optimizer, self.scaling):
                 probe.install()

@@ -79,12 +79,11 @@ class EntryProbe:
 
     # --- which modules ---
 
-    def install(self) -> None:
-        """Hook every module to learn which ones are called; modules inside a compiled one are left alone."""
-        self.learn()
-
     def learn(self, *, again: bool = False) -> None:
-        """Look for entry modules in this step and the next; `again` when the first look has missed some."""
+        """Hook every module and see which are called in this step and the next; `again` when that has missed some.
+
+        Modules inside a compiled one are left alone.
+        """
         self._learning_until = self._recorder.step + LEARNING_STEPS
         self._root_ends_search = not again
         for fqn, module in _outside_of_compiled(self.model):

@@ -52,7 +52,8 @@ class Ambient:
     """What surrounds a call and changes its result."""
 
     grad_enabled: bool
-    autocast: tuple[tuple[str, bool, torch.dtype], ...]
+    autocast: tuple[tuple[str, torch.dtype], ...]
+    """Device and type of each autocast that is on."""
 
 
 @dataclass(slots=True)
@@ -210,8 +211,8 @@ class FlightRecorder:
         alive = {index for ref, index, _ in self._made.values() if ref() is not None}
         needed: set[int] = set()
         for call in reversed(self.current.calls):
-            if call.index in alive or call.index in needed or (call.mutates and needed & set(_refs_of(call))):
-                needed.update((call.index, *_refs_of(call)))
+            if call.index in alive or call.index in needed or (call.mutates and needed & set(refs_of(call))):
+                needed.update((call.index, *refs_of(call)))
         segment = self.current
         segment.calls = [c for c in segment.calls if c.index in needed]
         segment.entries = sum(c.module is not None for c in segment.calls)
@@ -267,7 +268,8 @@ def tokens_in(value: Any) -> Iterator[Leaf | Ref]:
             yield from tokens_in(v)
 
 
-def _refs_of(call: Call) -> list[int]:
+def refs_of(call: Call) -> list[int]:
+    """The calls whose outputs a call reads."""
     return [t.index for t in tokens_in((call.args, call.kwargs)) if isinstance(t, Ref)]
 
 

@@ -49,7 +49,7 @@ def measure(
     return stats_KS, bad
 
 
-def all_finite(tensors: Sequence[torch.Tensor]) -> list[int]:
+def which_nonfinite(tensors: Sequence[torch.Tensor]) -> list[int]:
     """Which of the tensors hold a non-finite element. Cost: one read each; the sum is the cheapest pass there is."""
     with torch.no_grad():
         values = [plain(t) for t in tensors]

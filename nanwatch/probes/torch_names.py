@@ -25,7 +25,6 @@ NAMES = (
     "torch._disable_dynamo",
     "torch.autograd._get_sequence_nr",
     "torch.multiprocessing.reductions.StorageWeakRef",
-    "torch.nn.utils.clip_grad._get_total_norm",
     "torch.nn.utils.clip_grad._clip_grads_with_norm_",
     "torch.optim.optimizer.register_optimizer_step_pre_hook",
     "torch.optim.optimizer.register_optimizer_step_post_hook",

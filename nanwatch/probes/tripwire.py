@@ -24,7 +24,7 @@ from nanwatch.probes.gradient_hooks import GradientHooks
 from nanwatch.probes.optimizer import OptimizerProbe, learning_rate
 from nanwatch.probes.outside import user_stack
 from nanwatch.probes.scaling import ScalingProbe
-from nanwatch.probes.statistics import S, all_finite, measure
+from nanwatch.probes.statistics import S, measure, which_nonfinite
 from nanwatch.probes.torch_names import without_users_modes
 from nanwatch.probes.watched import WatchedModels
 from nanwatch.records import STATISTICS, Policy, Record, Seen, StepRecord
@@ -142,16 +142,8 @@ class Tripwire:
         bad_loss = not math.isfinite(loss)
         try:
             if bad_loss or (isinstance(error, RuntimeError) and ANOMALY in str(error)):
-                self._finite_since = 0
-                if not self.open:
-                    self.open = True
-                    seen = (
-                        Seen("loss", "nan" if math.isnan(loss) else "inf", (), 1)
-                        if bad_loss
-                        else Seen("grad", "nan", (), 1)
-                    )
-                    step, micro_step = self._recorder.step, self._step.micro_steps
-                    self._on_trip(Trip("nonfinite", step, micro_step, seen, backward, loss, self._scaling.in_use))
+                seen = _bad_loss(loss) if bad_loss else Seen("grad", "nan", (), 1)
+                self._open(self._trip_for(seen, backward, loss))
         finally:
             # The error that is on its way is the user's own; ours would hide it.
             self.stop_with = None
@@ -184,7 +176,8 @@ class Tripwire:
             if trip is not None and self.capture_reason is not None:
                 self._capture(trip)
             if trip is not None and (bad_loss or bad):
-                self._bad(trip)
+                self._open(trip)
+                self._stop_if_asked()
         finally:
             step.micro_steps += 1
             self._recorder.end_segment()
@@ -233,7 +226,7 @@ class Tripwire:
     ) -> Trip | None:
         """What is handed on; None where all is well and nobody has asked for a bundle."""
         if bad_loss:
-            seen = Seen("loss", "nan" if math.isnan(loss) else "inf", (), 1)
+            seen = _bad_loss(loss)
         elif bad:
             nan = bool(np.nansum(stats_KS[bad, _NAN]))
             seen = Seen("grad", "nan" if nan else "inf", tuple(self._watched.names[k] for k in bad[:20]), len(bad))
@@ -241,6 +234,9 @@ class Tripwire:
             seen = Seen("none", "none")
         else:
             return None
+        return self._trip_for(seen, backward, loss)
+
+    def _trip_for(self, seen: Seen, backward: BackwardCall, loss: float) -> Trip:
         scaled = self._scaling.in_use
         return Trip(
             "nonfinite", self._recorder.step, self._step.micro_steps, seen, backward, loss, scaled,
@@ -256,12 +252,14 @@ class Tripwire:
 
     # --- verdict ---
 
-    def _bad(self, trip: Trip) -> None:
+    def _open(self, trip: Trip) -> None:
+        """An onset, unless an incident is going on already."""
         self._finite_since = 0
-        if self.open:
-            return
-        self.open = True
-        self._on_trip(trip)
+        if not self.open:
+            self.open = True
+            self._on_trip(trip)
+
+    def _stop_if_asked(self) -> None:
         if self.stop_with is not None:
             error, self.stop_with = self.stop_with, None
             raise error
@@ -290,9 +288,7 @@ class Tripwire:
                 self._advanced_in_backward = optimizer
         elif advanced:
             self._complete(optimizer)
-        if self.stop_with is not None:
-            error, self.stop_with = self.stop_with, None
-            raise error
+        self._stop_if_asked()
 
     def scaler_skipped(self) -> None:
         self._step.scaler_skipped = True
@@ -308,7 +304,7 @@ class Tripwire:
             return  # reading the answer makes the host wait, so not at every step
         began = time.perf_counter()
         with without_users_modes():
-            bad = all_finite(parameters)
+            bad = which_nonfinite(parameters)
         step.own_s += time.perf_counter() - began
         if not bad:
             return
@@ -317,8 +313,7 @@ class Tripwire:
         names = tuple(by_id[id(parameters[i])] for i in bad[:20])
         value: Literal["nan", "inf"] = "nan" if any(bool(parameters[i].isnan().any()) for i in bad) else "inf"
         seen = Seen("parameter", value, names, len(bad))
-        self._finite_since, self.open = 0, True
-        self._on_trip(
+        self._open(
             Trip("nonfinite", self._recorder.step, max(0, step.micro_steps - 1), seen, None, optimizer=optimizer,
                  stack=user_stack(sys._getframe(1)))
         )  # fmt: skip
@@ -376,6 +371,10 @@ class Tripwire:
             self._bad_steps = 0
         elif bad and self._bad_steps % 100 == 0:
             self._on_fold(number, self._bad_steps, True)
+
+
+def _bad_loss(loss: float) -> Seen:
+    return Seen("loss", "nan" if math.isnan(loss) else "inf", (), 1)
 
 
 def _value(roots: tuple[torch.Tensor, ...]) -> float:

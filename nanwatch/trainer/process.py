@@ -11,7 +11,6 @@ import sys
 import time
 import weakref
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch.optim.optimizer import Optimizer
 
 from nanwatch.agent.json_file import write_json
 from nanwatch.errors import NonFiniteError
+from nanwatch.postmortem.environment import installed_version
 from nanwatch.postmortem.evidence import Privacy
 from nanwatch.postmortem.examine import Examiner
 from nanwatch.postmortem.ranks import rank_and_world_size
@@ -100,7 +100,7 @@ class TrainerRun:
     # --- models ---
 
     def start(self, models: dict[str, nn.Module]) -> None:
-        """Write who trains what, start the agent, then put the probes on the models."""
+        """Put the probes on the models, write who trains what, start the agent."""
         self.add(models)
         record = self._run_record()
         if self.place.starts_agent:
@@ -302,7 +302,8 @@ class TrainerRun:
                 for name, model in self.probes.watched.models.items()
             ),
             versions={
-                "python": platform.python_version(), "torch": torch.__version__, "nanwatch": version("nanwatch"),
+                "python": platform.python_version(), "torch": torch.__version__,
+                "nanwatch": installed_version("nanwatch") or "not installed",
                 **({"mlflow": mlflow.__version__} if mlflow is not None else {}),
             },
             script=os.path.abspath(sys.argv[0]) if sys.argv and sys.argv[0] else "",
