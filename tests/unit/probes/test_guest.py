@@ -392,7 +392,7 @@ def test_compiled_models_get_no_break_and_no_recompilation(tmp_path):
     """
     file = tmp_path / "program.py"
     file.write_text(textwrap.dedent(program))
-    here = str(__import__("pathlib").Path(__file__).parents[1])
+    here = str(__import__("pathlib").Path(__file__).parents[2])
     done = subprocess.run([sys.executable, str(file), here, str(tmp_path)], capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr[-2000:]
 
