@@ -107,7 +107,7 @@ class Examiner:
         try:
             with self._probes.paused(), without_users_modes():
                 made = plan(self._probes.recorder, trip.backward.roots, ())
-                outcome = run(made, watched.parameters)
+                outcome = run(made, watched.parameters, modules=self._modules())
         except Exception:  # a program that cannot run twice must not turn an expected overflow into an incident
             return False
         return any(g is not None and state_of(g) != "finite" for g in outcome.gradients)

@@ -6,6 +6,7 @@ Only functions of torch are named and looked up again; nothing in the file is ev
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -80,6 +81,12 @@ def generator_states(made: Plan) -> dict[str, dict[str, torch.Tensor]]:
 def function_name(call: Call) -> str:
     """Dotted name of a recorded function, e.g. `torch.nn.functional.cross_entropy`, `torch.Tensor.sum`."""
     function = call.function
+    if call.compiled or isinstance(getattr(function, "__self__", None), type):
+        # Not torch's own: the program's, by where it is defined.
+        owner = getattr(function, "__self__", None)
+        named = owner if isinstance(owner, type) else function
+        suffix = f".{function.__name__}" if isinstance(owner, type) and function is not None else ""
+        return f"{getattr(named, '__module__', '?')}:{getattr(named, '__qualname__', type(named).__name__)}{suffix}"
     name = getattr(function, "__name__", type(function).__name__)
     if name == "__get__":
         return f"torch.Tensor.{getattr(getattr(function, '__self__', None), '__name__', name)}"
@@ -101,6 +108,8 @@ def find_function(name: str) -> Any:
 
     Raises: BundleError for a name outside of torch or one that this torch does not have.
     """
+    if ":" in name:
+        return _own_function(name)
     module, _, last = name.rpartition(".")
     if module.split(".")[0] != "torch" or not all(part.isidentifier() for part in name.split(".")):
         raise BundleError(f"the program calls {name!r:.100}, which is not a function of torch")
@@ -118,6 +127,22 @@ def find_function(name: str) -> Any:
     if found is None:
         raise BundleError(f"this torch has no {name!r:.100}; the bundle was made with another version")
     return found
+
+
+def _own_function(name: str) -> Any:
+    """`apply` of an autograd.Function that the model's own code, already imported here, defines.
+
+    Nothing else of the program's is looked up by what a file says, because calling it could do anything.
+    """
+    module, _, path = name.partition(":")
+    owner_path, _, method = path.rpartition(".")
+    for home in [sys.modules.get(module), *(m for n, m in list(sys.modules.items()) if module == "__main__" and n)]:
+        owner = getattr(home, owner_path, None)
+        if method == "apply" and isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
+            return owner.apply
+    raise BundleError(
+        f"the step calls {name!r:.100}, code of the program that is not an autograd.Function defined beside the model"
+    )
 
 
 # --- calls ---

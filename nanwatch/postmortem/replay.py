@@ -57,7 +57,7 @@ class Plan:
     @property
     def batch_size(self) -> int | None:
         """The most common leading dimension of what the entry modules got; of equals, the one that came first."""
-        sizes = [t.shape[0] for c in self.calls if c.module is not None for t in leaves_of(c) if t.dim() > 0]
+        sizes = [t.shape[0] for c in self.calls if c.is_entry for t in leaves_of(c) if t.dim() > 0]
         return max(dict.fromkeys(sizes), key=sizes.count) if sizes else None
 
 
@@ -89,7 +89,7 @@ def plan(recorder: FlightRecorder, roots: tuple[torch.Tensor, ...], seeds: tuple
     needed = {r.index for r in refs}
     for call in sorted(by_index.values(), key=lambda c: -c.index):
         # Every entry call of this segment runs, needed or not: it moves buffers on, as it did the first time.
-        moves_buffers = call.segment == current and call.module is not None
+        moves_buffers = call.segment == current and call.is_entry
         if call.index in needed or moves_buffers or (call.mutates and _mutates_one_of(call, needed, by_index)):
             needed.add(call.index)
             needed.update(index for index in refs_of(call) if index in by_index)
@@ -109,7 +109,7 @@ def run(
     backward: bool = True,
 ) -> Outcome:
     """Run the plan. With a tracer (see tracer.py) every operation is recorded; `modules` then gives the names."""
-    with _everything_restored(made), _named(modules or {}, tracer):
+    with _everything_restored(made, (modules or {}).values()), _named(modules or {}, tracer):
         return run_under_tracer(made, parameters, tracer, backward=backward)
 
 
@@ -233,11 +233,12 @@ def _gradients(
 
 
 @contextlib.contextmanager
-def _everything_restored(made: Plan) -> Iterator[None]:
+def _everything_restored(made: Plan, watched: Iterable[nn.Module]) -> Iterator[None]:
     rng = Surroundings().rng(everything=True)
     anomaly = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
     torch.set_anomaly_enabled(False)
     modules = {id(m): m for c in made.calls if c.module is not None for m in unwrapped(c.module).modules()}
+    modules |= {id(m): m for m in watched if any(c.compiled for c in made.calls)}
     try:
         with left_alone(modules.values()):
             _stand_in_buffers(made, modules.values())

@@ -15,6 +15,7 @@ from nanwatch.probes.backward import BackwardCall, BackwardProbe
 from nanwatch.probes.entry import EntryProbe
 from nanwatch.probes.flight_recorder import FlightRecorder
 from nanwatch.probes.gradient_hooks import GradientHooks
+from nanwatch.probes.opaque import OpaqueProbe
 from nanwatch.probes.optimizer import OptimizerProbe
 from nanwatch.probes.outside import OutsideRecorder
 from nanwatch.probes.owner import Owner
@@ -60,6 +61,10 @@ class Probes:
         self.outside = OutsideRecorder(
             self.recorder, self.surroundings, self._shield("outside").contain, self._learn, lambda: self.watched.ids
         )
+        self.opaque = OpaqueProbe(
+            self.recorder, self.outside, self.surroundings, self.owner, enter_compiled=self._enter_compiled,
+            modules=lambda: self.watched.models, shield=self._shield("opaque calls"),
+        )  # fmt: skip
         self.scaling = ScalingProbe(self._scaler_skipped, self._shield("scaling"))
         self.gradient_hooks = GradientHooks(self._shield("gradient hooks"))
         self.tripwire = Tripwire(
@@ -85,7 +90,7 @@ class Probes:
         self._entries[name] = entry
         entry.learn()
         if not self._installed:
-            for probe in (self.backward, self.optimizer, self.scaling):
+            for probe in (self.backward, self.optimizer, self.scaling, self.opaque):
                 probe.install()
             for patch in self._patches:
                 patch.install()
@@ -99,7 +104,7 @@ class Probes:
             return
         self.outside.disarm()
         self.gradient_hooks.remove()
-        for probe in (self.scaling, self.optimizer, self.backward):
+        for probe in (self.opaque, self.scaling, self.optimizer, self.backward):
             probe.remove()
         for patch in self._patches:
             patch.remove()
@@ -134,7 +139,8 @@ class Probes:
             p.paused = True
 
     def _parts(self) -> list[_Pausable]:
-        return [self.backward, self.optimizer, self.scaling, self.gradient_hooks, *self._entries.values()]
+        entries = self._entries.values()
+        return [self.backward, self.optimizer, self.scaling, self.gradient_hooks, self.opaque, *entries]
 
     def step_done(self, completed: int) -> None:
         for entry in self._entries.values():
@@ -147,6 +153,17 @@ class Probes:
         self._relearned = True
         for entry in self._entries.values():
             entry.learn(again=True)
+
+    def _enter_compiled(self) -> bool:
+        """A compiled function is called: inside an entry module it is a part of that; otherwise it is recorded itself.
+
+        Then hooks below the models are taken off before the compiler sees them, which would compile anew without them.
+        """
+        if any(e.depth for e in self._entries.values()):
+            return False
+        for entry in self._entries.values():
+            entry.settle()
+        return True
 
     def _is_idle(self) -> bool:
         """Between two steps: nothing recorded that a backward is still to come for."""

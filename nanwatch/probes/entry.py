@@ -18,10 +18,10 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from nanwatch.probes.ambient import Surroundings, mentions_python_rng
-from nanwatch.probes.flight_recorder import BufferCopies, Call, FlightRecorder
+from nanwatch.probes.flight_recorder import Call, FlightRecorder
 from nanwatch.probes.outside import OutsideRecorder, user_stack
 from nanwatch.probes.owner import Owner
-from nanwatch.probes.torch_names import inside_functorch, without_dynamo
+from nanwatch.probes.torch_names import inside_functorch
 from nanwatch.probes.watched import clean
 from nanwatch.shield import Shield
 
@@ -34,8 +34,9 @@ class Hook:
     def __init__(self, fn: Callable[..., Any]) -> None:
         self._fn = fn
 
-    @without_dynamo
     def __call__(self, *args: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return None  # compiled away, without a break in the graph; opaque.py observes the call from its outside
         return self._fn(*args)
 
     def __deepcopy__(self, memo: Any) -> Callable[..., None]:
@@ -73,7 +74,6 @@ class EntryProbe:
         self._entries: set[int] = set()
         self._learning_until = -1
         self._root_ends_search = True
-        self._buffers: dict[int, BufferCopies] = {}
         self._pending: Call | None = None
         self._rearm = False
 
@@ -119,6 +119,11 @@ class EntryProbe:
             for module in hooked:
                 self._hook(module)
 
+    def settle(self) -> None:
+        """End the search for entry modules: from the root's call, or from that of a compiled function, all is seen."""
+        if self.learning and self._root_ends_search:
+            self._keep({id(self.model)})
+
     def _keep(self, entries: set[int]) -> None:
         self._learning_until = -1
         for key in [k for k in self._handles if k not in entries]:
@@ -140,7 +145,7 @@ class EntryProbe:
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         trains = torch.is_grad_enabled()
-        if self.paused or id(module) not in self._names:
+        if self.paused or self._outside.covered or id(module) not in self._names:
             return  # a copy of the model carries copies of its hooks
         if not (self._owner.claim() if trains else self._owner.is_me()) or inside_functorch():
             return
@@ -150,13 +155,13 @@ class EntryProbe:
         self._pending = None
         self._entries.add(id(module))
         if self.learning and self._root_ends_search and module is self.model:
-            self._keep({id(module)})
+            self.settle()
         self._rearm = self._outside.armed
         self._outside.disarm()
         if not trains or torch._C._current_graph_task_id() != -1:
             return
         self._recorder.begin_entry()
-        self._save_buffers(module)
+        self._recorder.save_buffers(module)
         # Taken down before the forward runs: it may change its arguments in place.
         self._pending = Call(
             index=self._recorder.new_index(),
@@ -186,16 +191,6 @@ class EntryProbe:
             self._rearm = True
         if self._rearm:
             self._outside.arm()
-
-    def _save_buffers(self, module: nn.Module) -> None:
-        copies = self._buffers.get(id(module))
-        if copies is None:
-            copies = self._buffers[id(module)] = BufferCopies(module)
-        segment = self._recorder.current
-        # A second forward of the same segment must not overwrite what the first one started from.
-        if not any(kept is copies for kept in segment.buffers):
-            copies.save()
-            segment.buffers.append(copies)
 
 
 def _outside_of_compiled(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -74,6 +74,13 @@ class Call:
     mutates: bool = False
     is_view: bool = False
     """The output lies in the memory of the first argument."""
+    compiled: bool = False
+    """A compiled function: the model may be in it as well as the loss."""
+
+    @property
+    def is_entry(self) -> bool:
+        """Whether it is, or may hold, a forward of the model."""
+        return self.module is not None or self.compiled
 
 
 class BufferCopies:
@@ -120,6 +127,7 @@ class FlightRecorder:
         self._segments: list[Segment] = [Segment(0, 0)]
         self._made: dict[int, tuple[weakref.ref[torch.Tensor], int, Path]] = {}
         self._next = 0
+        self._buffers: dict[int, BufferCopies] = {}
 
     @property
     def current(self) -> Segment:
@@ -139,6 +147,16 @@ class FlightRecorder:
             self._prune()
         if self.current.entries >= self.current.look_again_at:
             self._forget_unused()
+
+    def save_buffers(self, module: torch.nn.Module) -> None:
+        """Copy a module's buffers as they are before its first forward of this segment."""
+        copies = self._buffers.get(id(module))
+        if copies is None:
+            copies = self._buffers[id(module)] = BufferCopies(module)
+        # A second forward of the same segment must not overwrite what the first one started from.
+        if not any(kept is copies for kept in self.current.buffers):
+            copies.save()
+            self.current.buffers.append(copies)
 
     def end_segment(self) -> None:
         """An outermost backward is over."""
@@ -161,7 +179,7 @@ class FlightRecorder:
             self.overflowed = True
             return False
         calls.append(call)
-        self.current.entries += call.module is not None
+        self.current.entries += call.is_entry
         return True
 
     def new_index(self) -> int:
@@ -215,7 +233,7 @@ class FlightRecorder:
                 needed.update((call.index, *refs_of(call)))
         segment = self.current
         segment.calls = [c for c in segment.calls if c.index in needed]
-        segment.entries = sum(c.module is not None for c in segment.calls)
+        segment.entries = sum(c.is_entry for c in segment.calls)
         # Looked at again only when it has doubled: a model that is called a thousand times a step stays linear.
         segment.look_again_at = max(4, 2 * segment.entries)
         self._prune()

@@ -59,6 +59,8 @@ class OutsideRecorder(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.armed = False
+        self.covered = False
+        """A call is running that is recorded as a whole, whatever happens inside."""
         self._recorder = recorder
         self._surroundings = surroundings
         self._on_fault = on_fault
@@ -71,7 +73,7 @@ class OutsideRecorder(TorchFunctionMode):
 
     def arm(self) -> None:
         """Go onto this thread's function-mode stack, unless the user is inside a mode that would pop us."""
-        if self.armed or not self._may_push():
+        if self.armed or self.covered or not self._may_push():
             return
         torch._C._push_on_torch_function_stack(self)
         self.armed = True

@@ -1,0 +1,184 @@
+"""Calls that a function mode does not see into: compiled functions, and autograd.Functions of the program's own.
+
+Each is recorded as one call, which the replay runs without the compiler, operation by operation. A compiled function
+may hold the model as well as the loss; our hooks inside of it are compiled away (see entry.Hook), so it is observed
+from outside: torch calls `_maybe_set_eval_frame` right before and right after it, in the frame that has its arguments.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+from nanwatch.probes.ambient import Surroundings
+from nanwatch.probes.flight_recorder import Call, FlightRecorder
+from nanwatch.probes.outside import OutsideRecorder, user_stack
+from nanwatch.probes.owner import Owner
+from nanwatch.probes.patching import Patch
+from nanwatch.probes.torch_names import inside_functorch
+from nanwatch.shield import Shield
+
+_COMPILER = "torch._dynamo.eval_frame"
+_SWITCH = "_maybe_set_eval_frame"
+_WRAPPER = "compile_wrapper"
+
+
+class OpaqueProbe:
+    """Owns the patches of `autograd.Function.apply` and of the compiler's switch."""
+
+    def __init__(
+        self,
+        recorder: FlightRecorder,
+        outside: OutsideRecorder,
+        surroundings: Surroundings,
+        owner: Owner,
+        *,
+        enter_compiled: Callable[[], bool],
+        modules: Callable[[], Mapping[str, nn.Module]],
+        shield: Shield,
+    ) -> None:
+        self.paused = False
+        self.running: FrameType | None = None
+        """The frame of torch's wrapper around the compiled function that is running."""
+        self._recorder = recorder
+        self._outside = outside
+        self._surroundings = surroundings
+        self._owner = owner
+        self._enter_compiled = enter_compiled
+        self._modules = modules
+        self._call: Call | None = None
+        self._armed_before = False
+        self._before_function = shield.wrap(self._call_of)
+        self._after_function = shield.wrap(self._keep)
+        self._enter = shield.wrap(self._on_enter)
+        self._leave = shield.wrap(self._on_leave)
+        self._patches = [
+            Patch(torch.autograd.Function, "apply", self._apply),
+            Patch(torch, "compile", self._compile),
+        ]
+        self._switch: Patch | None = None
+
+    def install(self) -> None:
+        for patch in self._patches:
+            patch.install()
+        self._look_for_compiler()
+
+    def remove(self) -> None:
+        for patch in (*self._patches, *([self._switch] if self._switch is not None else [])):
+            patch.remove()
+        self._switch = None
+
+    def _look_for_compiler(self) -> None:
+        """The compiler is loaded by its first use, which may come after attach."""
+        compiler = sys.modules.get(_COMPILER)
+        if self._switch is None and compiler is not None and hasattr(compiler, _SWITCH):
+            self._switch = Patch(compiler, _SWITCH, self._around_switch)
+            self._switch.install()
+
+    def _compile(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        compiled = original(*args, **kwargs)
+        self._look_for_compiler()
+        return compiled
+
+    # --- an autograd.Function in the loss code ---
+
+    def _apply(self, original: Callable[..., Any], cls: type, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling() or self.paused or not self._outside.armed or inside_functorch():
+            return original(cls, *args, **kwargs)
+        function = cls.apply  # type: ignore[attr-defined]
+        call = self._before_function(function, args, kwargs, sys._getframe(2))
+        self._outside.disarm()
+        try:
+            output = original(cls, *args, **kwargs)
+        finally:
+            self._outside.arm()
+        if call is not None:
+            self._after_function(call, output)
+        return output
+
+    def _keep(self, call: Call, output: Any) -> None:
+        if self._recorder.made(call, output) and not self._recorder.add(call):
+            self._outside.disarm()
+
+    # --- a compiled function ---
+
+    def _around_switch(self, original: Callable[..., Any], callback: Any) -> Any:
+        if not self.paused:
+            frame = sys._getframe(2)
+            if frame.f_code.co_name == _WRAPPER and frame.f_code.co_filename == self._compiler_file():
+                if self.running is frame:
+                    self._leave(frame)
+                elif self.running is None and "call_succeeded" not in frame.f_locals:
+                    self._enter(frame)
+        return original(callback)
+
+    @staticmethod
+    def _compiler_file() -> str | None:
+        return sys.modules[_COMPILER].__file__
+
+    def _on_enter(self, frame: FrameType) -> None:
+        if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1 or torch.compiler.is_compiling():
+            return
+        if inside_functorch() or not self._owner.claim() or not self._enter_compiled():
+            return
+        local = frame.f_locals
+        self.running = frame
+        self._armed_before = self._outside.armed
+        self._outside.disarm()
+        self._outside.covered = True
+        self._recorder.begin_entry()
+        modules = self._modules()
+        for module in modules.values():
+            self._recorder.save_buffers(module)
+        call = self._call_of(local["fn"], local["args"], local["kwargs"], frame)
+        call.name, call.module = _module_of(local["fn"], modules)
+        call.training = call.module is not None and call.module.training
+        call.compiled = True
+        self._call = call
+
+    def _on_leave(self, frame: FrameType) -> None:
+        call, self._call, self.running = self._call, None, None
+        self._outside.covered = False
+        output = frame.f_locals.get("result")
+        if call is not None and output is not None and self._recorder.made(call, output):
+            self._recorder.add(call)
+            self._armed_before = True
+        if self._armed_before:
+            self._outside.arm()
+
+    # --- both ---
+
+    def _call_of(self, function: Callable[..., Any], args: Any, kwargs: Any, frame: FrameType) -> Call:
+        return Call(
+            index=self._recorder.new_index(),
+            segment=self._recorder.current.number,
+            function=function,
+            args=self._recorder.describe(args),
+            kwargs=self._recorder.describe(kwargs),
+            ambient=self._surroundings.ambient(),
+            stack=user_stack(frame),
+            rng=self._surroundings.rng(),
+        )
+
+
+_CALLS = {"__call__", "_call_impl", "_wrapped_call_impl", "forward"}
+
+
+def _module_of(function: Any, modules: Mapping[str, nn.Module]) -> tuple[str, nn.Module | None]:
+    """The watched module whose call the function is; a function that only uses one has none."""
+    bound = [function, *(c.cell_contents for c in getattr(function, "__closure__", None) or () if _filled(c))]
+    owners = [getattr(f, "__self__", None) for f in bound if getattr(f, "__name__", "") in _CALLS]
+    return next(((name, m) for o in owners for name, m in modules.items() if m is o), ("", None))
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 an empty cell says so by raising
+    except ValueError:
+        return False
+    return True
