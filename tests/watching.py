@@ -12,7 +12,7 @@ from torch import nn
 from nanwatch.postmortem.evidence import Privacy
 from nanwatch.postmortem.examine import Examiner
 from nanwatch.probes.ensemble import Probes
-from nanwatch.probes.tripwire import Trip
+from nanwatch.probes.trip import Trip
 from nanwatch.records import Incident, NamesRecord, StepRecord
 
 

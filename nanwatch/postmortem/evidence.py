@@ -15,6 +15,7 @@ from nanwatch.bundle.tree import Capture
 from nanwatch.bundle.writer import EvidenceWriter
 from nanwatch.postmortem.program import buffers_before, data_leaves, function_name, generator_states
 from nanwatch.postmortem.replay import Plan, leaves_of
+from nanwatch.probes.buffers import Slot
 from nanwatch.probes.flight_recorder import Call, Leaf, MappingToken, Ref, TupleToken
 from nanwatch.records import json_ready
 
@@ -72,16 +73,15 @@ def write_state(
     writer: EvidenceWriter,
     made: Plan,
     parameters: Mapping[str, torch.Tensor],
-    buffers: Mapping[str, torch.Tensor],
+    buffers: Mapping[str, tuple[Slot, torch.Tensor]],
     optimizer_state: Mapping[str, Any] | None,
     privacy: Privacy,
 ) -> None:
     """`state/`: generators, buffers, parameters as they were before the step; the optimizer's where it is at fault."""
-    names = {id(b): name for name, b in buffers.items()}
     tree = {
         "schema": "nanwatch.state/1",
         "rng": writer.tensors("state/rng", generator_states(made)),
-        "buffers": writer.tensors("state/buffers", buffers_before(made, names, buffers)),
+        "buffers": writer.tensors("state/buffers", buffers_before(made, buffers)),
         "parameters": writer.tensors(
             "state/parameters",
             dict(parameters),

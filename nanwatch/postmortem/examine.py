@@ -14,11 +14,12 @@ import torch
 from nanwatch.bundle.writer import EvidenceWriter
 from nanwatch.postmortem import evidence
 from nanwatch.postmortem.cause import name_cause, optimizer_cause, unknown
+from nanwatch.postmortem.collectives import NeedsOthersError, alone
 from nanwatch.postmortem.environment import describe_environment
 from nanwatch.postmortem.graph import describe_graph, magnitudes
 from nanwatch.postmortem.program import encode_program
 from nanwatch.postmortem.provenance import Found, LeafOrigin, Leaves, find_origin
-from nanwatch.postmortem.ranks import why_not_alone
+from nanwatch.postmortem.ranks import Ranks, why_not_alone
 from nanwatch.postmortem.replay import Outcome, Plan, ReplayError, changed, plan, run, same_bits
 from nanwatch.postmortem.stand_in import StepFault, optimizer_state, run_step_again
 from nanwatch.postmortem.tensors import bad_rows, state_of, summarize
@@ -26,7 +27,7 @@ from nanwatch.postmortem.traceback import frames, source_line, write_traceback
 from nanwatch.postmortem.tracer import Event, Tracer
 from nanwatch.probes.ensemble import Probes
 from nanwatch.probes.torch_names import without_users_modes
-from nanwatch.probes.tripwire import Trip
+from nanwatch.probes.trip import Trip
 from nanwatch.records import Cause, Incident, Origin, PathNode, Phase, Policy, Replay
 
 _MAX_PATH = 60
@@ -53,6 +54,8 @@ class _Findings:
     calls: Mapping[str, int] = field(default_factory=dict)
     optimizer_state: dict[str, Any] | None = None
     scope: tuple[str, ...] = ()
+    needs_others: bool = False
+    """The replay could not go on without the other ranks."""
 
 
 class Examiner:
@@ -73,8 +76,7 @@ class Examiner:
     ) -> None:
         self._probes = probes
         self._incidents_dir = incidents_dir
-        self._rank = rank
-        self._world_size = world_size
+        self.ranks = Ranks(rank, world_size)
         self._start_step = start_step
         self._policy: Policy = policy
         self._privacy = privacy
@@ -92,10 +94,14 @@ class Examiner:
         """
         began = time.perf_counter()
         with self._probes.paused(), without_users_modes():
+            self.ranks.announce(trip)
             findings = self._optimizer_step(trip) if trip.optimizer is not None else self._replay(trip)
-            if self._made_elsewhere(trip, findings):
+            verdict = self.ranks.verdict_to_tell(
+                trip, findings.origin, findings.verdict, needs_others=findings.needs_others
+            )
+            if verdict is None:
                 return None
-            findings.verdict = replace(findings.verdict, seconds=round(time.perf_counter() - began, 3))
+            findings.verdict = replace(verdict, seconds=round(time.perf_counter() - began, 3))
             incident = self._incident(trip, findings)
             self._write(incident, findings)
         return incident
@@ -104,6 +110,8 @@ class Examiner:
         """Whether the gradients stay non-finite without GradScaler's factor. A replay that fails decides nothing."""
         assert trip.backward is not None
         watched = self._probes.watched
+        if self.ranks.several and why_not_alone(self._modules(), watched.parameters) is not None:
+            return False
         try:
             with self._probes.paused(), without_users_modes():
                 made = plan(self._probes.recorder, trip.backward.roots, ())
@@ -112,47 +120,47 @@ class Examiner:
             return False
         return any(g is not None and state_of(g) != "finite" for g in outcome.gradients)
 
-    def _made_elsewhere(self, trip: Trip, findings: _Findings) -> bool:
-        """Gradients that are bad after the all-reduce, and finite when this rank computes its share again."""
-        alone = self._world_size > 1 and trip.kind == "nonfinite" and trip.seen.where == "grad"
-        return alone and findings.made is not None and findings.verdict.verdict == "not_reproduced"
-
     # --- forward and backward ---
 
     def _replay(self, trip: Trip) -> _Findings:
         assert trip.backward is not None
-        if self._world_size > 1:
+        if self.ranks.several:
             reason = why_not_alone(self._modules(), self._probes.watched.parameters)
             if reason is not None:
-                return _failed(f"one rank alone cannot run the step again: {reason}", 0)
+                return replace(_failed(f"one rank alone cannot run the step again: {reason}", 0), needs_others=True)
         try:
             made = plan(self._probes.recorder, trip.backward.roots, () if trip.scaled else trip.backward.seeds)
         except ReplayError as e:
             return _failed(str(e), 0)
         error: str | None = None
+        stopped: NeedsOthersError | None = None
         for attempt in (1, 2):
             tracer = Tracer(made.batch_size)
             try:
                 outcome = run(made, self._probes.watched.parameters, modules=self._modules(), tracer=tracer)
             except Exception as e:
                 # The run may well have failed because of the value itself (a decomposition of NaN): use what was seen.
-                error = str(e) if isinstance(e, ReplayError) else f"{type(e).__name__}: {str(e)[:300]}"
+                error = (
+                    str(e) if isinstance(e, ReplayError | NeedsOthersError) else f"{type(e).__name__}: {str(e)[:300]}"
+                )
                 outcome = None
-            findings = self._read(trip, made, tracer, outcome, error, attempt)
-            if findings.verdict.verdict == "reproduced" or trip.kind == "capture":
+                stopped = e if isinstance(e, NeedsOthersError) else None
+            findings = self._read(trip, made, tracer, outcome, error, attempt, stopped)
+            if findings.verdict.verdict == "reproduced" or trip.kind == "capture" or stopped is not None:
                 break
         return findings
 
     def _read(
-        self, trip: Trip, made: Plan, tracer: Tracer, outcome: Outcome | None, error: str | None, attempt: int
-    ) -> _Findings:
+        self, trip: Trip, made: Plan, tracer: Tracer, outcome: Outcome | None, error: str | None, attempt: int,
+        stopped: NeedsOthersError | None,
+    ) -> _Findings:  # fmt: skip
         events = tracer.events
         scope = tuple(f"{n} was changed in place after it was used; the replay starts from the changed values"
                       for n in dict.fromkeys(made.changed_in_place))  # fmt: skip
         if trip.kind == "capture":
             verdict = Replay("failed" if outcome is None else "reproduced", attempt, _same(trip, outcome), 0.0, error)
             return _Findings(verdict, made=made, events=tuple(events), calls=tracer.calls, scope=scope)
-        root, root_is_loss = self._root(trip, tracer, outcome)
+        root, root_is_loss = self._root(trip, tracer, outcome, stopped)
         why = error
         if outcome is not None:
             why = changed(outcome, trip.seen, self._probes.watched.names)
@@ -164,7 +172,10 @@ class Examiner:
                 0.0,
                 why or "no operation of the replay was non-finite",
             )
-            return _Findings(verdict, made=made, events=tuple(events), calls=tracer.calls, scope=scope)
+            return _Findings(
+                verdict, made=made, events=tuple(events), calls=tracer.calls, scope=scope,
+                needs_others=stopped is not None,
+            )  # fmt: skip
         verdict = Replay("reproduced" if why is None else "failed" if error else "not_reproduced", attempt,
                          outcome is not None and _same(trip, outcome), 0.0, why)  # fmt: skip
         leaves = Leaves(self._state(), evidence.named_data(made, self._parameter_ids()), made.stand_ins)
@@ -176,8 +187,14 @@ class Examiner:
             found.path, tracer.calls, scope=scope,
         )  # fmt: skip
 
-    def _root(self, trip: Trip, tracer: Tracer, outcome: Outcome | None) -> tuple[Event | None, bool]:
+    def _root(
+        self, trip: Trip, tracer: Tracer, outcome: Outcome | None, stopped: NeedsOthersError | None
+    ) -> tuple[Event | None, bool]:
         """Where the walk starts: the loss when it is bad, else the gradient that went bad first."""
+        if stopped is not None:
+            # Only what this rank was about to send is surely its own; what else is bad may be meant to be.
+            sent = [m for t in stopped.poisoned if (m := tracer.maker_of(t)) is not None]
+            return (sent[0], not sent[0].backward) if sent else (None, False)
         if outcome is None:
             # The run broke off. What was seen says where to look: a bad loss is made in the forward part.
             loss_is_bad = trip.seen.where == "loss"
@@ -257,7 +274,8 @@ class Examiner:
         parameters = dict(self._probes.watched.named_parameters())
         name = trip.seen.names[0]
         try:
-            fault: StepFault | None = run_step_again(trip.optimizer, parameters[name])
+            with alone():
+                fault: StepFault | None = run_step_again(trip.optimizer, parameters[name])
             error = None
         except Exception as e:
             fault, error = None, f"the optimizer's step cannot be run again: {type(e).__name__}: {str(e)[:300]}"
@@ -294,12 +312,13 @@ class Examiner:
 
     def _incident(self, trip: Trip, f: _Findings) -> Incident:
         identity = self._new_id(trip.step)
+        rank, world_size = self.ranks.place
         return Incident(
             id=identity,
             kind=trip.kind,
             time=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            rank=self._rank,
-            world_size=self._world_size,
+            rank=rank,
+            world_size=world_size,
             step=trip.step,
             step_total=trip.step + self._start_step,
             micro_step=trip.micro_step,
@@ -336,7 +355,7 @@ class Examiner:
             writer.json("program.json", encode_program(made, ids))
             evidence.write_batch(writer, made, ids, rows, self._privacy)
             watched = self._probes.watched
-            parameters, buffers = dict(watched.named_parameters()), dict(watched.named_buffers())
+            parameters, buffers = dict(watched.named_parameters()), watched.placed_buffers()
             evidence.write_state(writer, made, parameters, buffers, f.optimizer_state, self._privacy)
             writer.commit()
         except BaseException:

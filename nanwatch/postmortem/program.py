@@ -17,6 +17,7 @@ from torch import nn
 from nanwatch.errors import BundleError
 from nanwatch.postmortem.replay import Plan, leaves_of
 from nanwatch.probes.ambient import Rng
+from nanwatch.probes.buffers import Slot
 from nanwatch.probes.flight_recorder import Ambient, Attribute, Call, Leaf, MappingToken, Ref, Segment, TupleToken
 from nanwatch.records import json_ready, number
 
@@ -59,14 +60,12 @@ def decode_program(
     return Plan(calls, roots, [None] * len(roots), [Segment(0, 0, calls)])
 
 
-def buffers_before(made: Plan, names: Mapping[int, str], now: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def buffers_before(made: Plan, now: Mapping[str, tuple[Slot, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Every buffer as it was before the step: the copy where one was taken, else as it is."""
-    out = {name: b.detach() for name, b in now.items()}
+    saved: dict[Slot, torch.Tensor] = {}
     for copies in made.segments[-1].buffers if made.segments else ():
-        for buffer, saved in zip(copies.buffers, copies.saved, strict=True):
-            if id(buffer) in names:
-                out[names[id(buffer)]] = saved
-    return out
+        saved.update(copies.saved)
+    return {name: saved.get(slot, buffer).detach() for name, (slot, buffer) in now.items()}
 
 
 def generator_states(made: Plan) -> dict[str, dict[str, torch.Tensor]]:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
+from nanwatch.postmortem.collectives import alone
 from nanwatch.postmortem.leave_alone import left_alone
-from nanwatch.postmortem.ranks import unwrapped
+from nanwatch.postmortem.ranks import unwrapped, without_wrappers
 from nanwatch.postmortem.tensors import state_of
 from nanwatch.probes.ambient import Surroundings
+from nanwatch.probes.buffers import Slot
 from nanwatch.probes.flight_recorder import (
     Ambient,
     Call,
@@ -53,6 +55,8 @@ class Plan:
     """Names of what the step started from and was overwritten since."""
     stand_ins: dict[int, torch.Tensor] = field(default_factory=dict)
     """id of a buffer -> the copy that the replay used in its place."""
+    after: dict[Slot, torch.Tensor] = field(default_factory=dict)
+    """What the last run left in the place of each buffer."""
 
     @property
     def batch_size(self) -> int | None:
@@ -70,7 +74,9 @@ class Outcome:
     loss: float
 
 
-def plan(recorder: FlightRecorder, roots: tuple[torch.Tensor, ...], seeds: tuple[torch.Tensor | None, ...]) -> Plan:
+def plan(
+    recorder: FlightRecorder, roots: Sequence[torch.Tensor | Ref], seeds: Sequence[torch.Tensor | None] = ()
+) -> Plan:
     """The smallest part of the recorded program that gives the roots.
 
     Raises: ReplayError where the program is not known: attached in the middle of a step, or loss code not recorded.
@@ -80,22 +86,45 @@ def plan(recorder: FlightRecorder, roots: tuple[torch.Tensor, ...], seeds: tuple
     by_index = {c.index: c for c in recorder.calls()}
     refs = []
     for root in roots:
-        found = recorder.find(root)
+        found = (root.index, root.path) if isinstance(root, Ref) else recorder.find(root)
         if found is None or found[0] not in by_index:
             raise ReplayError("the loss was made by code that was not recorded (attached in the middle of the step, or"
                               " computed by a compiled or foreign function)")  # fmt: skip
         refs.append(Ref(*found))
-    current = recorder.current.number
     needed = {r.index for r in refs}
+    calls = _needed_calls(recorder, needed)
+    full_seeds = [*seeds, *([None] * (len(refs) - len(seeds)))]
+    return _plan_of(recorder, calls, refs, full_seeds)
+
+
+def plan_up_to(recorder: FlightRecorder, broken: Call | None) -> Plan:
+    """Everything recorded since the last backward, and the call that raised, if one did.
+
+    Raises: ReplayError where nothing was recorded.
+    """
+    calls = list(recorder.current.calls)
+    needed = {c.index for c in calls} | (set(refs_of(broken)) if broken is not None else set())
+    calls = _needed_calls(recorder, needed) + ([broken] if broken is not None else [])
+    if not calls:
+        raise ReplayError("nothing was recorded since the last backward")
+    return _plan_of(recorder, calls, [], [])
+
+
+def _needed_calls(recorder: FlightRecorder, needed: set[int]) -> list[Call]:
+    """The calls in `needed`, what they depend on, and what changed that in place; in their order."""
+    by_index = {c.index: c for c in recorder.calls()}
+    current = recorder.current.number
     for call in sorted(by_index.values(), key=lambda c: -c.index):
         # Every entry call of this segment runs, needed or not: it moves buffers on, as it did the first time.
         moves_buffers = call.segment == current and call.is_entry
         if call.index in needed or moves_buffers or (call.mutates and _mutates_one_of(call, needed, by_index)):
             needed.add(call.index)
             needed.update(index for index in refs_of(call) if index in by_index)
-    calls = [c for c in recorder.calls() if c.index in needed]
-    full_seeds = [*seeds, *([None] * (len(refs) - len(seeds)))]
-    made = Plan(calls, refs, list(full_seeds), [s for s in recorder.segments() if s.calls])
+    return [c for c in recorder.calls() if c.index in needed]
+
+
+def _plan_of(recorder: FlightRecorder, calls: list[Call], roots: list[Ref], seeds: list[torch.Tensor | None]) -> Plan:
+    made = Plan(calls, roots, seeds, [s for s in recorder.segments() if s.calls or s.buffers])
     made.changed_in_place = [_label(c) for c in calls for leaf in _leaves(c) if version(leaf.tensor) != leaf.version]
     return made
 
@@ -109,7 +138,7 @@ def run(
     backward: bool = True,
 ) -> Outcome:
     """Run the plan. With a tracer (see tracer.py) every operation is recorded; `modules` then gives the names."""
-    with _everything_restored(made, (modules or {}).values()), _named(modules or {}, tracer):
+    with _everything_restored(made, (modules or {}).values()), alone(), _named(modules or {}, tracer):
         return run_under_tracer(made, parameters, tracer, backward=backward)
 
 
@@ -241,8 +270,11 @@ def _everything_restored(made: Plan, watched: Iterable[nn.Module]) -> Iterator[N
     modules |= {id(m): m for m in watched if any(c.compiled for c in made.calls)}
     try:
         with left_alone(modules.values()):
+            made.stand_ins.clear()
             _stand_in_buffers(made, modules.values())
+            without_wrappers(modules.values())
             yield
+            made.after = {(id(m), name): b for m in modules.values() for name, b in m._buffers.items() if b is not None}
     finally:
         torch.set_anomaly_enabled(*anomaly)
         rng.restore()
@@ -253,17 +285,16 @@ def _stand_in_buffers(made: Plan, modules: Iterable[nn.Module]) -> None:
 
     Copies, because a graph that the program still holds may have saved a buffer: its version must not move.
     """
-    before = {
-        id(b): saved
-        for copies in (made.segments[-1].buffers if made.segments else ())
-        for b, saved in zip(copies.buffers, copies.saved, strict=True)
-    }
+    before: dict[Slot, torch.Tensor] = {}
+    for copies in made.segments[-1].buffers if made.segments else ():
+        before.update(copies.saved)
     for module in modules:
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 copy = made.stand_ins.get(id(buffer))
                 if copy is None:
-                    copy = made.stand_ins[id(buffer)] = before.get(id(buffer), buffer).detach().clone()
+                    copy = before.get((id(module), name), buffer).detach().clone()
+                    made.stand_ins[id(buffer)] = copy
                 module._buffers[name] = copy
 
 

@@ -21,7 +21,8 @@ from nanwatch.probes.outside import OutsideRecorder
 from nanwatch.probes.owner import Owner
 from nanwatch.probes.patching import Patch
 from nanwatch.probes.scaling import ScalingProbe
-from nanwatch.probes.tripwire import Trip, Tripwire
+from nanwatch.probes.trip import Trip
+from nanwatch.probes.tripwire import Tripwire
 from nanwatch.probes.watched import WatchedModels
 from nanwatch.records import Policy, Record
 from nanwatch.shield import Shield

@@ -186,7 +186,9 @@ class EntryProbe:
         if self.depth:
             return
         call, self._pending = self._pending, None
-        if call is not None and output is not None and self._recorder.add(call):
+        if call is not None and output is None:  # it raised, or is called for what it does
+            self._recorder.listener.broke(call)
+        elif call is not None and self._recorder.add(call):
             self._recorder.made(call, output)
             self._rearm = True
         if self._rearm:

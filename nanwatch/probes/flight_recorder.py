@@ -11,13 +11,14 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import CodeType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
+from nanwatch.probes.buffers import BufferCopies
+
 KEPT_SEGMENTS = 4
 MAX_CALLS = 2000
-MAX_BUFFER_BYTES = 64 * 1024 * 1024
 
 Stack = tuple[tuple[CodeType, int], ...]
 """Code and line of the user's frames at a call, innermost first."""
@@ -83,27 +84,6 @@ class Call:
         return self.module is not None or self.compiled
 
 
-class BufferCopies:
-    """Copies of a module's buffers as they were before its forward; only what has changed is copied again."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        found = [b for b in module.buffers() if b.layout == torch.strided and not b.is_meta]
-        if sum(b.numel() * b.element_size() for b in found) > MAX_BUFFER_BYTES:
-            found = []
-        self.buffers = found
-        self.saved = [b.detach().clone() for b in found]
-        self._versions = [b._version for b in found]
-
-    def save(self) -> None:
-        changed = [i for i, b in enumerate(self.buffers) if b._version != self._versions[i]]
-        if not changed:
-            return
-        with torch.no_grad():
-            torch._foreach_copy_([self.saved[i] for i in changed], [self.buffers[i].detach() for i in changed])
-        for i in changed:
-            self._versions[i] = self.buffers[i]._version
-
-
 @dataclass
 class Segment:
     """From one outermost backward to the next: what one loss was made of."""
@@ -118,11 +98,26 @@ class Segment:
     cloned_bytes: int = 0
 
 
+class Listener(Protocol):
+    """Who wants to know of forwards and of what recorded calls made."""
+
+    def next_forward(self) -> None: ...
+
+    def made(self, call: Call, output: Any) -> None: ...
+
+    def broke(self, call: Call) -> None: ...
+
+    def looked_at(self) -> None: ...
+
+
 class FlightRecorder:
     """Ring of the last segments. One thread, the training's, writes and reads it."""
 
     def __init__(self) -> None:
         self.step = 0
+        self.listener: Listener
+        self.kept: set[int] = set()
+        """Calls that are not forgotten although nothing alive depends on them."""
         self.overflowed = False
         self._segments: list[Segment] = [Segment(0, 0)]
         self._made: dict[int, tuple[weakref.ref[torch.Tensor], int, Path]] = {}
@@ -142,6 +137,7 @@ class FlightRecorder:
 
     def begin_entry(self) -> None:
         """An entry module is called: forget what an optimizer step has made stale."""
+        self.listener.next_forward()
         if len(self._segments) > 1 and self._segments[0].step < self.step:
             self._segments = [s for s in self._segments[:-1] if s.step >= self.step - 1] + [self._segments[-1]]
             self._prune()
@@ -197,7 +193,21 @@ class FlightRecorder:
         for path, tensor in tensors_in(output):
             self._made[id(tensor)] = (weakref.ref(tensor), call.index, path)
             n += 1
+        if n:
+            self.listener.made(call, output)
         return n
+
+    def ancestors(self, roots: tuple[torch.Tensor, ...]) -> set[int]:
+        """The recorded calls that the tensors depend on."""
+        by_index = {c.index: c for c in self.calls()}
+        todo = [found[0] for r in roots if (found := self.find(r)) is not None]
+        seen = set(todo)
+        while todo:
+            call = by_index.get(todo.pop())
+            new = set() if call is None else set(refs_of(call)) - seen
+            seen |= new
+            todo += new
+        return seen
 
     def describe(self, value: Any) -> Any:
         """The value with each tensor in it replaced by a Ref or a Leaf. Containers are copied, the rest is kept."""
@@ -226,7 +236,7 @@ class FlightRecorder:
 
     def _forget_unused(self) -> None:
         """Drop calls of this segment that nothing alive depends on: an evaluation with gradients on never ends one."""
-        alive = {index for ref, index, _ in self._made.values() if ref() is not None}
+        alive = {index for ref, index, _ in self._made.values() if ref() is not None} | self.kept
         needed: set[int] = set()
         for call in reversed(self.current.calls):
             if call.index in alive or call.index in needed or (call.mutates and needed & set(refs_of(call))):

@@ -95,6 +95,10 @@ class OpaqueProbe:
         self._outside.disarm()
         try:
             output = original(cls, *args, **kwargs)
+        except BaseException:
+            if call is not None:
+                self._recorder.listener.broke(call)
+            raise
         finally:
             self._outside.arm()
         if call is not None:
@@ -145,7 +149,9 @@ class OpaqueProbe:
         call, self._call, self.running = self._call, None, None
         self._outside.covered = False
         output = frame.f_locals.get("result")
-        if call is not None and output is not None and self._recorder.made(call, output):
+        if call is not None and output is None:
+            self._recorder.listener.broke(call)
+        elif call is not None and self._recorder.made(call, output):
             self._recorder.add(call)
             self._armed_before = True
         if self._armed_before:

@@ -31,15 +31,17 @@ _MAX_FRAMES = 8
 MAX_CLONED_BYTES = 16 * 1024 * 1024
 """Of what one segment may copy because the program is about to overwrite it."""
 
-_SKIPPED, _PLAIN, _RANDOM, _IN_PLACE = range(4)
+_SKIPPED, _LOOKED, _PLAIN, _RANDOM, _IN_PLACE = range(5)
 _NEVER = {
-    "backward", "register_hook", "register_post_accumulate_grad_hook", "retain_grad", "item", "tolist", "numpy",
-    "__len__", "__bool__", "__repr__", "size", "stride", "dim", "numel", "is_floating_point", "is_complex", "data_ptr",
+    "backward", "register_hook", "register_post_accumulate_grad_hook", "retain_grad",
+    "__len__", "__repr__", "size", "stride", "dim", "numel", "is_floating_point", "is_complex", "data_ptr",
     "storage", "untyped_storage", "__hash__", "__deepcopy__", "__reduce_ex__", "zero_grad", "set_", "__setstate__",
     "is_contiguous", "get_device", "element_size", "type", "__format__", "__contains__",
     # Data enters the program here: what they return is a leaf.
     "tensor", "as_tensor", "asarray", "from_numpy", "frombuffer",
 }  # fmt: skip
+_LOOKS = {"item", "tolist", "numpy", "__bool__", "__float__", "__int__"}
+"""The program reads a value on the host."""
 _NEVER_READ = {"grad", "grad_fn", "shape", "dtype", "device", "requires_grad", "is_leaf", "_version", "layout", "ndim",
                "is_sparse", "is_cuda", "names", "output_nr", "is_nested", "is_quantized", "is_meta"}  # fmt: skip
 _RANDOM_WORDS = ("rand", "dropout", "normal", "bernoulli", "multinomial", "poisson", "exponential_", "uniform",
@@ -115,14 +117,21 @@ class OutsideRecorder(TorchFunctionMode):
         kind = self._kinds.get(func)
         if kind is None:
             kind = self._kinds[func] = _kind(func)
-        if kind == _SKIPPED:
+        if kind <= _LOOKED:
+            if kind == _LOOKED:
+                self._recorder.listener.looked_at()
             return func(*args, **kwargs)
         before = None
         try:
             before = self._before(func, kind, args, kwargs)
         except Exception as e:
             self._on_fault(e)
-        out = func(*args, **kwargs)
+        try:
+            out = func(*args, **kwargs)
+        except BaseException:
+            if before is not None:
+                self._recorder.listener.broke(before)
+            raise
         if before is not None:
             try:
                 self._after(before, kind, args, out)
@@ -214,6 +223,8 @@ def _kind(func: Callable[..., Any]) -> int:
     owner = getattr(getattr(func, "__self__", None), "__name__", "")
     if name == "__get__":
         return _SKIPPED if owner in _NEVER_READ else _PLAIN
+    if name in _LOOKS:
+        return _LOOKED
     if name in _NEVER or name.startswith("_record_function") or name == "__delete__":
         return _SKIPPED
     if name == "__set__" and owner != "requires_grad":

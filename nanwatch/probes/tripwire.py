@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -19,13 +19,16 @@ from numpy.typing import NDArray
 from torch.optim.optimizer import Optimizer
 
 from nanwatch.probes.backward import BackwardCall
-from nanwatch.probes.flight_recorder import FlightRecorder, Stack, version
+from nanwatch.probes.buffers import BufferCheck
+from nanwatch.probes.flight_recorder import FlightRecorder, version
 from nanwatch.probes.gradient_hooks import GradientHooks
 from nanwatch.probes.optimizer import OptimizerProbe, learning_rate
 from nanwatch.probes.outside import user_stack
 from nanwatch.probes.scaling import ScalingProbe
 from nanwatch.probes.statistics import S, measure, which_nonfinite
 from nanwatch.probes.torch_names import without_users_modes
+from nanwatch.probes.trip import UNKNOWN, OpenStep, Trip, loss_seen, value_of
+from nanwatch.probes.unfinished import Loss, Unfinished
 from nanwatch.probes.watched import WatchedModels
 from nanwatch.records import STATISTICS, Policy, Record, Seen, StepRecord
 
@@ -41,44 +44,6 @@ BY_HAND_LOOKS_AT = 8
 DEVICE_PARAMETER_CHECK_EVERY = 10
 
 _NAN = STATISTICS.index("nan")
-_UNKNOWN = float("nan")
-
-
-@dataclass(frozen=True)
-class Trip:
-    """A non-finite value, or the user's wish for a bundle, with what a replay starts from."""
-
-    kind: Literal["nonfinite", "capture"]
-    step: int
-    micro_step: int
-    seen: Seen
-    backward: BackwardCall | None
-    """The backward at which it showed; its roots are the loss without GradScaler's factor where that is known."""
-    loss: float = _UNKNOWN
-    scaled: bool = False
-    """GradScaler is in use; `scale` is its factor."""
-    scale: float = _UNKNOWN
-    optimizer: Optimizer | None = None
-    """Set where the optimizer's step made it."""
-    stack: Stack = ()
-    """Where the program was: the backward or the step call."""
-    reason: str | None = None
-
-
-@dataclass
-class _Step:
-    """What has been seen of the step that is not complete yet."""
-
-    micro_steps: int = 0
-    losses: float = 0.0
-    bad_loss: bool = False
-    bad_grads: bool = False
-    bad_params: bool = False
-    scaler_skipped: bool = False
-    update_skipped: bool = False
-    overflow: bool = False
-    stats_KS: NDArray[np.float32] | None = None
-    own_s: float = 0.0
 
 
 class Tripwire:
@@ -110,6 +75,9 @@ class Tripwire:
         self._recorder = recorder
         self._scaling = scaling
         self._hooks = hooks
+        self.unfinished = Unfinished(recorder)
+        recorder.listener = self.unfinished
+        self._buffers = BufferCheck(watched.placed_buffers)
         self._rank = rank
         self._start_step = start_step
         self._emit = emit
@@ -117,7 +85,7 @@ class Tripwire:
         self._is_overflow_real = is_overflow_real
         self._on_fold = on_fold
         self._on_unrecorded = on_unrecorded
-        self._step = _Step()
+        self._step = OpenStep()
         self._bad_steps = 0
         self._finite_since = 0
         self._overflow_checks = 0
@@ -138,15 +106,16 @@ class Tripwire:
         """The program's own anomaly mode stops at a NaN that we would have reported a moment later."""
         self.in_backward = False
         backward = BackwardCall(tuple(self._unscaled(r) for r in call.roots), call.seeds, call.gradients)
-        loss = _value(backward.roots)
+        loss = value_of(backward.roots)
         bad_loss = not math.isfinite(loss)
         try:
             if bad_loss or (isinstance(error, RuntimeError) and ANOMALY in str(error)):
-                seen = _bad_loss(loss) if bad_loss else Seen("grad", "nan", (), 1)
+                seen = loss_seen(loss) if bad_loss else Seen("grad", "nan", (), 1)
                 self._open(self._trip_for(seen, backward, loss))
         finally:
             # The error that is on its way is the user's own; ours would hide it.
             self.stop_with = None
+            self.unfinished.backward_done(call.roots)
             self._recorder.end_segment()
 
     def after_backward(self, call: BackwardCall) -> None:
@@ -161,7 +130,7 @@ class Tripwire:
         count_zeros = self._recorder.step % ZEROS_EVERY == 0
         with without_users_modes():
             stats_KS, bad = measure(gradients, count_zeros=count_zeros, exact=not self.open)
-            loss = _value(backward.roots)
+            loss = value_of(backward.roots)
         bad = self._new_ones(bad, gradients)
         step.stats_KS = stats_KS
         step.losses += loss
@@ -172,10 +141,13 @@ class Tripwire:
             step.overflow, bad = True, []
         step.bad_loss |= bad_loss
         step.bad_grads |= bool(bad)
+        if not (bad_loss or bad or self.open):
+            trip = self._bad_buffers(backward, loss) or trip
         try:
+            self._leave_aside(call)
             if trip is not None and self.capture_reason is not None:
                 self._capture(trip)
-            if trip is not None and (bad_loss or bad):
+            if trip is not None and trip.seen.where != "none" and (bad_loss or bad or step.bad_params):
                 self._open(trip)
                 self._stop_if_asked()
         finally:
@@ -185,6 +157,43 @@ class Tripwire:
                 optimizer, self._advanced_in_backward = self._advanced_in_backward, None
                 self._hooks.install(self._watched.parameters)
                 self._complete(optimizer)
+
+    def _bad_buffers(self, backward: BackwardCall, loss: float) -> Trip | None:
+        """Running statistics and the like that this forward has spoilt although loss and gradients are fine."""
+        if self._watched.on_device and self._recorder.step % DEVICE_PARAMETER_CHECK_EVERY:
+            return None
+        with without_users_modes():
+            names = self._buffers.newly_bad()
+        if not names:
+            return None
+        self._step.bad_params = True
+        return self._trip_for(Seen("parameter", "nan", tuple(names[:20]), len(names)), backward, loss)
+
+    def _leave_aside(self, call: BackwardCall) -> None:
+        """Bad losses that the program has looked at and skipped are told, and are no incident."""
+        for loss in self.unfinished.backward_done(call.roots):
+            self._on_trip(self._unfinished_trip("skipped", loss))
+
+    def _unfinished_trip(self, kind: Literal["nonfinite", "skipped"], loss: Loss) -> Trip:
+        value = float(loss.value)
+        return replace(self._trip_for(loss_seen(value), None, value), kind=kind, loss_at=loss.ref)
+
+    def too_many_skipped(self) -> None:
+        """Called when a forward begins: a program that skips batch after batch does not train any more."""
+        if self.unfinished.in_a_row >= CLOSE_AFTER and not self.open:
+            self.ended(None)
+
+    def ended(self, error: BaseException | None) -> None:
+        """The program ends, or has raised: what no backward came for is the last chance to tell why."""
+        if self.open or self.in_backward:
+            return
+        loss = self.unfinished.pending(raised=error is not None)
+        if loss is not None:
+            self._open(self._unfinished_trip("nonfinite", loss))
+        elif error is not None and (self.unfinished.broken is not None or self._recorder.current.calls):
+            # Not an onset yet: the replay will tell whether a non-finite value has made it raise.
+            seen = Seen("output", "nan", (), 1)
+            self._on_trip(replace(self._trip_for(seen, None, UNKNOWN), kind="raised", reason=type(error).__name__))
 
     def _notice_step_by_hand(self) -> None:
         """No optimizer of torch has stepped, and yet parameters changed since the last backward: `p -= lr * p.grad`."""
@@ -226,7 +235,7 @@ class Tripwire:
     ) -> Trip | None:
         """What is handed on; None where all is well and nobody has asked for a bundle."""
         if bad_loss:
-            seen = _bad_loss(loss)
+            seen = loss_seen(loss)
         elif bad:
             nan = bool(np.nansum(stats_KS[bad, _NAN]))
             seen = Seen("grad", "nan" if nan else "inf", tuple(self._watched.names[k] for k in bad[:20]), len(bad))
@@ -236,7 +245,7 @@ class Tripwire:
             return None
         return self._trip_for(seen, backward, loss)
 
-    def _trip_for(self, seen: Seen, backward: BackwardCall, loss: float) -> Trip:
+    def _trip_for(self, seen: Seen, backward: BackwardCall | None, loss: float) -> Trip:
         scaled = self._scaling.in_use
         return Trip(
             "nonfinite", self._recorder.step, self._step.micro_steps, seen, backward, loss, scaled,
@@ -334,9 +343,9 @@ class Tripwire:
                 time_unix_s=time.time(),
                 monotonic_s=time.monotonic(),
                 step_time_s=duration,
-                loss=step.losses / step.micro_steps if step.micro_steps else _UNKNOWN,
+                loss=step.losses / step.micro_steps if step.micro_steps else UNKNOWN,
                 loss_measured=step.micro_steps > 0,
-                lr=_UNKNOWN if optimizer is None else learning_rate(optimizer),
+                lr=UNKNOWN if optimizer is None else learning_rate(optimizer),
                 loss_scale=self._scaling.scale(),
                 grad_norm_clipped=self._clipped_norm(),
                 overhead=min(1.0, step.own_s / duration) if duration > 0 else 0.0,
@@ -350,15 +359,15 @@ class Tripwire:
             )
         )
         self._follow_incident(number, bad=bad)
-        self._last_emit_s, self._step = now, _Step()
+        self._last_emit_s, self._step = now, OpenStep()
         self._recorder.step = self.optimizer.completed
         self._scaling.new_step()
 
     def _clipped_norm(self) -> float:
         if self._scaling.clip is None:
-            return _UNKNOWN
+            return UNKNOWN
         max_norm, total = self._scaling.clip
-        return min(max_norm, float(total)) if total.device.type == "cpu" else _UNKNOWN
+        return min(max_norm, float(total)) if total.device.type == "cpu" else UNKNOWN
 
     def _follow_incident(self, number: int, *, bad: bool) -> None:
         if not self.open:
@@ -371,17 +380,3 @@ class Tripwire:
             self._bad_steps = 0
         elif bad and self._bad_steps % 100 == 0:
             self._on_fold(number, self._bad_steps, True)
-
-
-def _bad_loss(loss: float) -> Seen:
-    return Seen("loss", "nan" if math.isnan(loss) else "inf", (), 1)
-
-
-def _value(roots: tuple[torch.Tensor, ...]) -> float:
-    """The loss as one number; NaN or infinity if any of its elements is that. Several roots are added up."""
-    total = 0.0
-    with torch.no_grad():
-        for root in roots:
-            value = root.detach()
-            total += float(value) if value.numel() == 1 else float(value.double().sum())
-    return total

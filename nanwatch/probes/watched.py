@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from nanwatch.probes.buffers import Slot
 from nanwatch.records import NamesRecord
 
 _WRAPPERS = re.compile(r"(^|\.)(?:_orig_mod|module|_forward_module|_fsdp_wrapped_module)(?=\.|$)")
@@ -33,6 +34,8 @@ class WatchedModels:
         self.names: tuple[str, ...] = ()
         self.ids: frozenset[int] = frozenset()
         self.names_id = first_names_id
+        self.on_device = False
+        """Some parameter is not on the CPU: reading a value makes the host wait."""
         self._shapes: list[int] = []
 
     def add(self, name: str, model: nn.Module) -> None:
@@ -55,6 +58,7 @@ class WatchedModels:
         if shapes == self._shapes and all(a is b for a, b in zip(parameters, self.parameters, strict=True)):
             return False
         self._shapes = shapes
+        self.on_device = any(p.device.type != "cpu" for p in parameters)
         self.parameters, self.names = parameters, tuple(name for name, _ in found)
         self.names_id += 1
         return True
@@ -69,9 +73,18 @@ class WatchedModels:
                     yield clean(_join(prefix, name)), parameter
 
     def named_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, (_, buffer) in self.placed_buffers().items():
+            yield name, buffer
+
+    def placed_buffers(self) -> dict[str, tuple[Slot, torch.Tensor]]:
+        """Every buffer by its clean name, with the place that it lives in."""
+        out: dict[str, tuple[Slot, torch.Tensor]] = {}
         for prefix, model in self.models.items():
-            for name, buffer in model.named_buffers():
-                yield clean(_join(prefix, name)), buffer
+            for path, module in model.named_modules():
+                for name, buffer in module._buffers.items():
+                    if buffer is not None:
+                        out[clean(_join(prefix, _join(path, name)))] = (id(module), name), buffer
+        return out
 
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
         """Every module with its clean name; a wrapper and what it wraps share one name, the wrapped one comes last."""

@@ -25,7 +25,7 @@ from nanwatch.postmortem.evidence import Privacy
 from nanwatch.postmortem.examine import Examiner
 from nanwatch.postmortem.ranks import rank_and_world_size
 from nanwatch.probes.ensemble import Probes
-from nanwatch.probes.tripwire import Trip
+from nanwatch.probes.trip import Trip
 from nanwatch.probes.watched import count_elements
 from nanwatch.records import (
     EndRecord,
@@ -43,7 +43,7 @@ from nanwatch.rules.rule import Rule
 from nanwatch.settings import Settings, switch
 from nanwatch.spool.writer import SpoolWriter
 from nanwatch.trainer.agent_process import AgentProcess, start_agent, wait_for_ack
-from nanwatch.trainer.announce import attach_line, incident_lines, say
+from nanwatch.trainer.announce import attach_line, elsewhere_line, incident_lines, say
 from nanwatch.trainer.farewell import Farewell, Reason
 from nanwatch.trainer.folder import Place, make_folder, place_of, run_name
 from nanwatch.trainer.users_run import UsersRun
@@ -102,6 +102,7 @@ class TrainerRun:
     def start(self, models: dict[str, nn.Module]) -> None:
         """Put the probes on the models, write who trains what, start the agent."""
         self.add(models)
+        self.examiner.ranks.register()
         record = self._run_record()
         if self.place.starts_agent:
             write_json(self.folder / "run.json", record)
@@ -143,6 +144,8 @@ class TrainerRun:
         self.closed = True
         self.remove(self.probes.names)
         self._tell_incidents()
+        if reason == "detached":
+            self.examiner.ranks.leave()
         if not self.steps:
             text = "no optimizer step was seen: were the attached models trained by another process or thread?"
             self.spool.write(NoteRecord(self.place.rank, "no_step_seen", 1, text))
@@ -179,6 +182,7 @@ class TrainerRun:
         self.spool.write(LogRecord(self.place.rank, step, total, time.time(), values))
 
     def _emit(self, record: Record) -> None:
+        self.examiner.ranks.register()
         self.spool.write(record)
         if isinstance(record, StepRecord):
             self.steps += 1
@@ -207,13 +211,16 @@ class TrainerRun:
                 raise
             return None
         if incident is None:
-            self._note("made_by_another_rank", f"step {trip.step}: {', '.join(trip.seen.names[:3])}")
+            self._note("told_by_another_rank", f"step {trip.step}: {', '.join(trip.seen.names[:3])}")
+            if self.examiner.ranks.place[0] == 0:
+                say(elsewhere_line(trip.step + self.settings.start_step, str(self.folder / "incidents")))
             return None
         self.incidents.append(incident)
-        self._untold.append(IncidentRecord(incident.id, incident.rank, incident.step, incident.step_total))
+        # The rank as the spool knows it: a process that was attached before its group existed is alone in its folder.
+        self._untold.append(IncidentRecord(incident.id, self.place.rank, incident.step, incident.step_total))
         if self.settings.on_nonfinite == "stop":
             self._tell_incidents()
-        if self.place.rank == 0 and incident.kind == "nonfinite":
+        if incident.rank == 0 and incident.kind == "nonfinite":
             say(incident_lines(incident, str(self.folder / "incidents" / incident.id), self.settings.on_nonfinite))
         return incident
 
@@ -254,7 +261,7 @@ class TrainerRun:
     # --- parts ---
 
     def _new_id(self, step: int) -> str:
-        return f"step-{step + self.settings.start_step:06d}-r{self.place.rank}-{secrets.token_hex(3)}"
+        return f"step-{step + self.settings.start_step:06d}-r{self.examiner.ranks.place[0]}-{secrets.token_hex(3)}"
 
     def _look_for_users_run(self) -> None:
         if not self.settings.mlflow:

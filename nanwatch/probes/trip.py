@@ -1,0 +1,73 @@
+"""What the tripwire hands on: a non-finite value with what a replay starts from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.optim.optimizer import Optimizer
+
+from nanwatch.probes.backward import BackwardCall
+from nanwatch.probes.flight_recorder import Ref, Stack
+from nanwatch.records import Seen
+
+UNKNOWN = float("nan")
+
+
+@dataclass(frozen=True)
+class Trip:
+    """A non-finite value, or the user's wish for a bundle, with what a replay starts from."""
+
+    kind: Literal["nonfinite", "capture", "skipped", "raised"]
+    """`skipped`: the program left the batch aside and trained on. `raised`: an exception ended it; whether a non-finite
+    value made it so is for the replay to find out."""
+    step: int
+    micro_step: int
+    seen: Seen
+    backward: BackwardCall | None
+    """The backward at which it showed; its roots are the loss without GradScaler's factor where that is known."""
+    loss: float = UNKNOWN
+    scaled: bool = False
+    """GradScaler is in use; `scale` is its factor."""
+    scale: float = UNKNOWN
+    optimizer: Optimizer | None = None
+    """Set where the optimizer's step made it."""
+    stack: Stack = ()
+    """Where the program was: the backward or the step call."""
+    reason: str | None = None
+    loss_at: Ref | None = None
+    """Where the loss was made, if no backward was called on it."""
+
+
+@dataclass
+class OpenStep:
+    """What has been seen of the step that is not complete yet."""
+
+    micro_steps: int = 0
+    losses: float = 0.0
+    bad_loss: bool = False
+    bad_grads: bool = False
+    bad_params: bool = False
+    scaler_skipped: bool = False
+    update_skipped: bool = False
+    overflow: bool = False
+    stats_KS: NDArray[np.float32] | None = None
+    own_s: float = 0.0
+
+
+def loss_seen(loss: float) -> Seen:
+    return Seen("loss", "nan" if math.isnan(loss) else "inf", (), 1)
+
+
+def value_of(roots: tuple[torch.Tensor, ...]) -> float:
+    """The loss as one number; NaN or infinity if any of its elements is that. Several roots are added up."""
+    total = 0.0
+    with torch.no_grad():
+        for root in roots:
+            value = root.detach()
+            total += float(value) if value.numel() == 1 else float(value.double().sum())
+    return total
