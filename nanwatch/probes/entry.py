@@ -21,7 +21,7 @@ from nanwatch.probes.ambient import Surroundings, mentions_python_rng
 from nanwatch.probes.flight_recorder import Call, FlightRecorder
 from nanwatch.probes.outside import OutsideRecorder, user_stack
 from nanwatch.probes.owner import Owner
-from nanwatch.probes.torch_names import inside_functorch
+from nanwatch.probes.torch_names import inside_transform
 from nanwatch.probes.watched import clean
 from nanwatch.shield import Shield
 
@@ -147,7 +147,7 @@ class EntryProbe:
         trains = torch.is_grad_enabled()
         if self.paused or self._outside.covered or id(module) not in self._names:
             return  # a copy of the model carries copies of its hooks
-        if not (self._owner.claim() if trains else self._owner.is_me()) or inside_functorch():
+        if not (self._owner.claim() if trains else self._owner.is_me()) or inside_transform():
             return
         self.depth += 1
         if self.depth > 1:
@@ -180,7 +180,7 @@ class EntryProbe:
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self.paused or not self.depth or not self._owner.is_me():
             return
-        if id(module) not in self._names or inside_functorch():
+        if id(module) not in self._names or inside_transform():
             return
         self.depth -= 1
         if self.depth:

@@ -20,7 +20,7 @@ from nanwatch.probes.flight_recorder import Call, FlightRecorder
 from nanwatch.probes.outside import OutsideRecorder, user_stack
 from nanwatch.probes.owner import Owner
 from nanwatch.probes.patching import Patch
-from nanwatch.probes.torch_names import inside_functorch
+from nanwatch.probes.torch_names import inside_transform
 from nanwatch.shield import Shield
 
 _COMPILER = "torch._dynamo.eval_frame"
@@ -88,7 +88,7 @@ class OpaqueProbe:
     # --- an autograd.Function in the loss code ---
 
     def _apply(self, original: Callable[..., Any], cls: type, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or self.paused or not self._outside.armed or inside_functorch():
+        if torch.compiler.is_compiling() or self.paused or not self._outside.armed or inside_transform():
             return original(cls, *args, **kwargs)
         function = cls.apply  # type: ignore[attr-defined]
         call = self._before_function(function, args, kwargs, sys._getframe(2))
@@ -128,7 +128,7 @@ class OpaqueProbe:
     def _on_enter(self, frame: FrameType) -> None:
         if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1 or torch.compiler.is_compiling():
             return
-        if inside_functorch() or not self._owner.claim() or not self._enter_compiled():
+        if inside_transform() or not self._owner.claim() or not self._enter_compiled():
             return
         local = frame.f_locals
         self.running = frame

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from nanwatch.probes.ambient import Surroundings
 from nanwatch.probes.flight_recorder import Call, FlightRecorder, Leaf, Stack
-from nanwatch.probes.torch_names import inside_functorch
+from nanwatch.probes.torch_names import inside_transform
 
 _TORCH = torch.__file__.rsplit("/", 1)[0] + "/"
 _PACKAGE = __file__.rsplit("/", 2)[0] + "/"
@@ -112,7 +112,7 @@ class OutsideRecorder(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if torch.compiler.is_compiling() or inside_functorch():
+        if torch.compiler.is_compiling() or inside_transform():
             return func(*args, **kwargs)
         kind = self._kinds.get(func)
         if kind is None:

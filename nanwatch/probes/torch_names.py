@@ -32,6 +32,7 @@ NAMES = (
     "torch.utils._python_dispatch._disable_current_modes",
     "torch._C._len_torch_dispatch_stack",
     "torch._C._functorch.peek_interpreter_stack",
+    "torch._C._get_tracing_state",
 )
 
 
@@ -51,9 +52,9 @@ def without_users_modes() -> AbstractContextManager[Any]:
     return _python_dispatch._disable_current_modes() if torch._C._len_torch_dispatch_stack() else nullcontext()
 
 
-def inside_functorch() -> bool:
-    """Whether a vmap or grad transform of torch.func is running: its tensors live only inside of it."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+def inside_transform() -> bool:
+    """Whether a transform of torch.func, or a trace of torch.jit, is running: its tensors live only inside of it."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or torch._C._get_tracing_state() is not None
 
 
 def missing() -> list[str]:

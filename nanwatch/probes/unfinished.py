@@ -114,5 +114,4 @@ class Unfinished:
 
 
 def _may_be_loss(tensor: torch.Tensor) -> bool:
-    # Every dimension by itself: while torch.jit traces, numel() is a tensor.
-    return tensor.requires_grad and tensor.is_floating_point() and all(int(n) == 1 for n in tensor.shape)
+    return tensor.requires_grad and tensor.numel() == 1 and tensor.is_floating_point()
