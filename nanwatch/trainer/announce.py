@@ -33,6 +33,11 @@ def attach_line(models: list[str], where: str, mlflow: str, policy: Policy) -> s
     return f"nanwatch watches {', '.join(models)} -> {where}, MLflow {mlflow}; a non-finite step: {policy}"
 
 
+def elsewhere_line(step_total: int, folder: str) -> str:
+    """On rank 0, where the non-finite value came from another rank."""
+    return f"nanwatch: step {step_total}: a non-finite value came from another rank; its bundle is in {_short(folder)}"
+
+
 def incident_lines(incident: Incident, folder: str, policy: Policy) -> str:
     """The story in at most twelve lines."""
     o = incident.origin

@@ -2,67 +2,207 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import pytest
+from launching import launch
 
-PROGRAM = """
-    import os, sys, torch, torch.distributed as dist, torch.multiprocessing as mp, nanwatch
-    from torch import nn
-    from torch.nn.parallel import DistributedDataParallel
-
-    def work(rank, world, port):
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-        dist.init_process_group("gloo", rank=rank, world_size=world)
-        torch.manual_seed(0)
-        net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        model = DistributedDataParallel(net)
-        watch = nanwatch.attach(model)
-        opt = torch.optim.SGD(model.parameters(), lr=0.1)
-        for step in range(8):
-            x = torch.rand(6, 4) + rank
-            if step == 5 and rank == world - 1:
-                x[2] = 0
-            opt.zero_grad()
-            torch.log(x.sum(1, keepdim=True) + 0 * model(x).sum()).mean().add(model(x).mean()).backward()
-            opt.step()
-        assert watch.flush(40), watch.health()
-        dist.barrier()
-        dist.destroy_process_group()
-
-    if __name__ == "__main__":
-        mp.spawn(work, args=(int(sys.argv[1]), int(sys.argv[2])), nprocs=int(sys.argv[1]))
+DDP_MODEL = """
+    def train(rank, world):
+        init(rank, world)
+        model = DistributedDataParallel(net())
+        nanwatch.attach(model)
+        loop(model, rank, bad_on=[world - 1])
 """
 
 
-def free_port():
-    import socket
-
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-@pytest.mark.parametrize("world", [2, 4])
-def test_the_guilty_rank_is_named_and_nobody_hangs(tmp_path, world, monkeypatch):
-    monkeypatch.setenv("NANWATCH_DIR", str(tmp_path / "runs"))
-    monkeypatch.setenv("NANWATCH_MLFLOW", "0")
-    program = tmp_path / "program.py"
-    program.write_text(textwrap.dedent(PROGRAM))
-    done = subprocess.run(
-        [sys.executable, str(program), str(world), str(free_port())], capture_output=True, text=True, timeout=110
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    (run,) = (tmp_path / "runs").iterdir()
-    files = list(run.glob("incidents/*/incident.json"))
-    assert len(files) == 1, [f.parent.name for f in files]
-    incident = json.loads(Path(files[0]).read_text())
-    assert (incident["rank"], incident["world_size"], incident["step"]) == (world - 1, world, 5)
+def check(incident, *, rank, world=2):
+    assert (incident["rank"], incident["world_size"], incident["step"]) == (rank, world, 3)
     assert incident["origin"]["op"] == "aten::log"
     assert incident["origin"]["batch_rows"] == [2]
     assert incident["replay"]["verdict"] == "reproduced"
-    assert len(list((run / "spool").iterdir())) == world
+    assert f"-r{rank}-" in incident["id"]
+
+
+@pytest.mark.parametrize("how", ["spawn", "fork", "torchrun"])
+def test_the_guilty_rank_is_named_however_the_processes_were_started(tmp_path, how):
+    left = launch(tmp_path, DDP_MODEL, how=how)
+    check(left.incident, rank=1)
+    (run,) = left.runs
+    assert {p.name for p in (run / "spool").iterdir()} == {"r0", "r1"}
+    assert "step 3: a non-finite value came from another rank" in left.stderr
+
+
+def test_with_four_processes_it_is_still_one(tmp_path):
+    check(launch(tmp_path, DDP_MODEL, world=4).incident, rank=3, world=4)
+
+
+def test_the_inner_model_attached_before_it_is_wrapped(tmp_path):
+    train = """
+    def train(rank, world):
+        init(rank, world)
+        inner = net()
+        nanwatch.attach(inner)
+        loop(DistributedDataParallel(inner), rank, bad_on=[1])
+    """
+    check(launch(tmp_path, train).incident, rank=1)
+
+
+def test_a_wrapped_part_of_an_attached_container(tmp_path):
+    train = """
+    class Container(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = DistributedDataParallel(net())
+            self.head = nn.Identity()
+
+        def forward(self, x):
+            return self.head(self.body(x))
+
+    def train(rank, world):
+        init(rank, world)
+        model = Container()
+        nanwatch.attach(model)
+        loop(model, rank, bad_on=[1])
+    """
+    check(launch(tmp_path, train).incident, rank=1)
+
+
+@pytest.mark.parametrize("how", ["fork", "torchrun"])
+def test_attached_before_the_process_group_exists(tmp_path, how):
+    train = """
+    def train(rank, world):
+        inner = net()
+        nanwatch.attach(inner)
+        init(rank, world)
+        loop(DistributedDataParallel(inner), rank, bad_on=[1])
+    """
+    left = launch(tmp_path, train, how=how)
+    check(left.incident, rank=1)
+    # torchrun says beforehand who is who; without a launcher each process has a folder of its own.
+    assert len(left.runs) == (1 if how == "torchrun" else 2)
+
+
+@pytest.mark.parametrize("bad_on", [0, 1])
+def test_attached_on_rank_0_only(tmp_path, bad_on):
+    train = """
+    def train(rank, world):
+        init(rank, world)
+        model = DistributedDataParallel(net())
+        if rank == 0:
+            nanwatch.attach(model)
+        loop(model, rank, bad_on=[BAD_ON])
+    """
+    left = launch(tmp_path, train.replace("BAD_ON", str(bad_on)))
+    incident = left.incident
+    if bad_on == 0:
+        check(incident, rank=0)
+        return
+    assert (incident["rank"], incident["step"], incident["origin"]) == (0, 3, None)
+    assert incident["replay"]["verdict"] == "failed"
+    assert "made on another rank: 1 of 2 ranks are watched" in incident["replay"]["error"]
+    assert "made on another rank" in left.stderr
+
+
+def test_attached_on_the_last_rank_only(tmp_path):
+    train = """
+    def train(rank, world):
+        init(rank, world)
+        model = DistributedDataParallel(net())
+        watch = nanwatch.attach(model) if rank == 1 else None
+        loop(model, rank, bad_on=[1])
+        assert watch is None or watch.flush(30), watch.health()
+    """
+    left = launch(tmp_path, train)
+    check(left.incident, rank=1)
+    assert (left.runs[0] / "run.json").is_file()
+
+
+def test_gradients_accumulated_without_an_all_reduce(tmp_path):
+    train = """
+    def train(rank, world):
+        init(rank, world)
+        model = DistributedDataParallel(net())
+        nanwatch.attach(model)
+        opt = torch.optim.SGD(model.parameters(), lr=0.1)
+        for step in range(6):
+            opt.zero_grad()
+            with model.no_sync():
+                for micro in range(2):
+                    bad_loss(model, batch(rank, step, [1] if micro else [])).backward()
+            bad_loss(model, batch(rank, step)).backward()
+            opt.step()
+    """
+    incident = launch(tmp_path, train).incident
+    check(incident, rank=1)
+    assert incident["micro_step"] == 1
+
+
+def test_parameters_without_gradient_on_some_ranks(tmp_path):
+    train = """
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = net(), net()
+
+        def forward(self, x):
+            return self.a(x) if x[0, 0] < 1 else self.b(x)
+
+    def train(rank, world):
+        init(rank, world)
+        model = DistributedDataParallel(Branches(), find_unused_parameters=True)
+        nanwatch.attach(model)
+        loop(model, rank, bad_on=[1])
+    """
+    check(launch(tmp_path, train).incident, rank=1)
+
+
+def test_the_ranks_that_are_bad_at_once_tell_once_each(tmp_path):
+    left = launch(tmp_path, DDP_MODEL.replace("[world - 1]", "[0, 1]"))
+    assert sorted(i["rank"] for i in left.incidents) == [0, 1]
+    for incident in left.incidents:
+        check(incident, rank=incident["rank"])
+
+
+def test_what_is_the_same_on_every_rank_is_told_once(tmp_path):
+    train = """
+    def train(rank, world):
+        init(rank, world)
+        model = DistributedDataParallel(net())
+        nanwatch.attach(model)
+        loop(model, rank, bad_on=[], loss=lambda model, x: torch.exp(model(x).mean() * 0 + 1000))
+    """
+    incident = launch(tmp_path, train).incident
+    assert incident["origin"]["op"] == "aten::exp"
+    assert incident["replay"]["verdict"] == "reproduced"
+
+
+def test_a_parameter_that_the_optimizer_broke_on_every_rank_is_told_once(tmp_path):
+    train = """
+    def train(rank, world):
+        init(rank, world)
+        model = DistributedDataParallel(net())
+        nanwatch.attach(model)
+        loop(model, rank, bad_on=[], opt=torch.optim.SGD(model.parameters(), lr=float("inf")))
+    """
+    incident = launch(tmp_path, train).incident
+    assert (incident["origin"]["phase"], incident["step"]) == ("optimizer", 0)
+
+
+def test_a_value_that_comes_back_finite_on_every_rank_is_not_lost(tmp_path):
+    train = """
+    calls = []
+
+    def flaky(model, x):
+        calls.append(1)
+        out = model(x).mean()
+        out.register_hook(lambda g: g * (float("nan") if len(calls) == 4 else 1.0))
+        return out * 1
+
+    def train(rank, world):
+        init(rank, world)
+        model = DistributedDataParallel(net())
+        nanwatch.attach(model)
+        loop(model, rank, bad_on=[], loss=flaky)
+    """
+    incident = launch(tmp_path, train).incident
+    assert (incident["origin"], incident["replay"]["verdict"]) == (None, "not_reproduced")
+    assert "on every rank" in incident["replay"]["error"]
