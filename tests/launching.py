@@ -11,6 +11,9 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
+from nanwatch.records import EndRecord
+from nanwatch.spool.reader import SpoolReader
+
 PRELUDE = """
 import datetime, os, sys, torch, torch.distributed as dist, torch.multiprocessing as mp, nanwatch
 from torch import nn
@@ -18,9 +21,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 torch.set_num_threads(1)
 
-def init(rank, world):
+def init(rank, world, **kwargs):
     # A hang is an error after 20 seconds.
-    dist.init_process_group("gloo", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=20))
+    dist.init_process_group("gloo", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=20), **kwargs)
 
 def net():
     torch.manual_seed(0)
@@ -71,13 +74,22 @@ class Left:
     stderr: str
 
     @property
+    def farewells(self) -> dict[int, str]:
+        """Rank -> why its process ended."""
+        spools = [p for run in self.runs for p in (run / "spool").iterdir()]
+        records = [r for spool in spools for r in SpoolReader(spool).read()]
+        return {r.rank: r.reason for r in records if isinstance(r, EndRecord)}
+
+    @property
     def incident(self) -> dict:
         assert len(self.incidents) == 1, [i["id"] for i in self.incidents]
         return self.incidents[0]
 
 
-def launch(folder: Path, train: str, *, world: int = 2, how: str = "fork", timeout_s: float = 60) -> Left:
-    """Run `train(rank, world)`, given as source, in `world` processes; it has to end well and in time."""
+def launch(
+    folder: Path, train: str, *, world: int = 2, how: str = "fork", timeout_s: float = 60, fails: bool = False
+) -> Left:
+    """Run `train(rank, world)`, given as source, in `world` processes; it has to end in time, and well or badly."""
     program = folder / "program.py"
     program.write_text(PRELUDE + textwrap.dedent(train) + START)
     port = str(_free_port())
@@ -90,7 +102,7 @@ def launch(folder: Path, train: str, *, world: int = 2, how: str = "fork", timeo
         "NANWATCH_STRICT": "1",
     }  # fmt: skip
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=timeout_s, env=env)
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert (done.returncode != 0) is fails, done.stderr[-4000:]
     runs = sorted((folder / "runs").iterdir())
     files = sorted((folder / "runs").glob("*/incidents/*/incident.json"))
     return Left(runs, [json.loads(f.read_text()) for f in files], done.stderr)

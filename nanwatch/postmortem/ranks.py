@@ -29,6 +29,12 @@ def rank_and_world_size() -> tuple[int, int] | None:
     return distributed.get_rank(), distributed.get_world_size()
 
 
+def agreed(key: str, proposal: str) -> str | None:
+    """A word that all ranks have in common: the proposal of the first that asks. None where they cannot be asked."""
+    exchange = Exchange.open()
+    return None if exchange is None else exchange.settle(key, proposal)
+
+
 def unwrapped(module: nn.Module) -> nn.Module:
     """The module inside DistributedDataParallel: its forward and gradients need no other rank."""
     return module.module if isinstance(module, DistributedDataParallel) else module

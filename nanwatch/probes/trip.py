@@ -13,6 +13,7 @@ from torch.optim.optimizer import Optimizer
 
 from nanwatch.probes.backward import BackwardCall
 from nanwatch.probes.flight_recorder import Ref, Stack
+from nanwatch.probes.statistics import plain
 from nanwatch.records import Seen
 
 UNKNOWN = float("nan")
@@ -68,6 +69,6 @@ def value_of(roots: tuple[torch.Tensor, ...]) -> float:
     total = 0.0
     with torch.no_grad():
         for root in roots:
-            value = root.detach()
+            value = plain(root)
             total += float(value) if value.numel() == 1 else float(value.double().sum())
     return total

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import distributed
 from torch.optim.optimizer import Optimizer
 
 from nanwatch.probes.backward import BackwardCall
@@ -25,7 +26,7 @@ from nanwatch.probes.gradient_hooks import GradientHooks
 from nanwatch.probes.optimizer import OptimizerProbe, learning_rate
 from nanwatch.probes.outside import user_stack
 from nanwatch.probes.scaling import ScalingProbe
-from nanwatch.probes.statistics import S, measure, which_nonfinite
+from nanwatch.probes.statistics import S, measure, plain, which_nonfinite
 from nanwatch.probes.torch_names import without_users_modes
 from nanwatch.probes.trip import UNKNOWN, OpenStep, Trip, loss_seen, value_of
 from nanwatch.probes.unfinished import Loss, Unfinished
@@ -280,7 +281,9 @@ class Tripwire:
     # --- optimizer ---
 
     def before_step(self, optimizer: Optimizer) -> None:
-        if self.policy == "skip" and (self._step.bad_loss or self._step.bad_grads):
+        # A bad loss is one rank's alone, gradients are the same on all: what only one knows must not part them.
+        poisoned = self._step.bad_grads or (self._step.bad_loss and not _several_ranks())
+        if self.policy == "skip" and poisoned:
             # Every optimizer of torch leaves a parameter without gradient, and its state, untouched.
             kept = [(p, p.grad) for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
             for p, _ in kept:
@@ -320,7 +323,7 @@ class Tripwire:
         step.bad_params = True
         by_id = {id(p): name for name, p in self._watched.named_parameters()}
         names = tuple(by_id[id(parameters[i])] for i in bad[:20])
-        value: Literal["nan", "inf"] = "nan" if any(bool(parameters[i].isnan().any()) for i in bad) else "inf"
+        value: Literal["nan", "inf"] = "nan" if any(bool(plain(parameters[i]).isnan().any()) for i in bad) else "inf"
         seen = Seen("parameter", value, names, len(bad))
         self._open(
             Trip("nonfinite", self._recorder.step, max(0, step.micro_steps - 1), seen, None, optimizer=optimizer,
@@ -380,3 +383,7 @@ class Tripwire:
             self._bad_steps = 0
         elif bad and self._bad_steps % 100 == 0:
             self._on_fold(number, self._bad_steps, True)
+
+
+def _several_ranks() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable
+from multiprocessing.util import Finalize
 from types import TracebackType
 from typing import Literal
 
@@ -15,7 +17,10 @@ Reason = Literal["finished", "exception", "stopped", "detached", "signal"]
 
 
 class Farewell:
-    """Calls `say(reason, detail)` once when the process ends. Chains to the excepthook that was there before."""
+    """Calls `say(reason, detail)` when the process ends, perhaps twice. Chains to the excepthook that was there before.
+
+    A child of multiprocessing (torch.multiprocessing.spawn) calls no excepthook, and a forked one nothing of atexit.
+    """
 
     def __init__(self, say: Callable[[Reason, str], None]) -> None:
         self._say = say
@@ -24,29 +29,43 @@ class Farewell:
         self._detail = ""
         self._previous = sys.excepthook
         self._hook = self._on_exception
+        self._at_child_exit: Finalize | None = None
 
     def install(self) -> None:
         sys.excepthook = self._hook
         atexit.register(self._at_exit)
+        if multiprocessing.parent_process() is not None:
+            self._at_child_exit = Finalize(None, self._leave_child, exitpriority=0)
 
     def remove(self) -> None:
         """Take the hooks back, unless something else has been put on top: then ours only passes on."""
         atexit.unregister(self._at_exit)
+        if self._at_child_exit is not None:
+            self._at_child_exit.cancel()
         if sys.excepthook == self._hook:
             sys.excepthook = self._previous
 
     def _on_exception(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         # The message is left out: it may hold anything, a password in a URL for example.
         self._detail = kind.__name__
-        self._reason = (
-            "signal"
-            if issubclass(kind, KeyboardInterrupt)
-            else "stopped"
-            if issubclass(kind, NonFiniteError)
-            else "exception"
-        )
+        self._reason = _reason_of(kind)
         self._previous(kind, error, trace)
+
+    def _leave_child(self) -> None:
+        error = sys.exception()
+        if isinstance(error, SystemExit):
+            # torch.multiprocessing hands the exception to the parent and leaves by an exit code.
+            error = error.__context__ if error.code else None
+        if error is not None:
+            self._reason, self._detail = _reason_of(type(error)), type(error).__name__
+        self._at_exit()
 
     def _at_exit(self) -> None:
         if os.getpid() == self._pid:
             self._say(self._reason, self._detail)
+
+
+def _reason_of(kind: type[BaseException]) -> Reason:
+    if issubclass(kind, KeyboardInterrupt):
+        return "signal"
+    return "stopped" if issubclass(kind, NonFiniteError) else "exception"

@@ -13,19 +13,23 @@ from pathlib import Path
 
 from nanwatch.errors import SetupError
 
-_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID")
+_LAUNCHERS = (("TORCHELASTIC_RUN_ID",), ("SLURM_JOB_ID", "SLURM_STEP_ID"))
 _NO_ID = {"", "none"}
 
 
 @dataclass(frozen=True)
 class Place:
-    """One process among the processes of its launch."""
+    """One process among the processes of its launch, as known at attach.
+
+    Where the process group comes later and no launcher tells the rank, the process is alone: rank 0 of 1 in a folder of
+    its own. Its incidents still say the rank that it has then.
+    """
 
     rank: int
     local_rank: int
     world_size: int
     launch: str | None
-    """The launcher's id of the job, where there is a launcher."""
+    """What the processes of the launch have in common and nobody else has; None for a process on its own."""
 
     @property
     def starts_agent(self) -> bool:
@@ -33,21 +37,36 @@ class Place:
         return self.local_rank == 0 or self.launch is None
 
 
-def place_of(environ: Mapping[str, str], group: tuple[int, int] | None = None) -> Place:
-    """What the process group says (`group`: rank and size), else torchrun, Slurm and the like in the environment."""
+def place_of(
+    environ: Mapping[str, str],
+    group: tuple[int, int] | None = None,
+    agree: Callable[[], str | None] = lambda: None,
+) -> Place:
+    """What the process group says (`group`: rank and size), else torchrun, Slurm and the like in the environment.
+
+    `agree`: an id that the ranks of the group settle among themselves, asked for where nothing else names the launch.
+    """
     rank, world = group or (_number(environ, "RANK", 0), _number(environ, "WORLD_SIZE", 1))
     local = _number(environ, "LOCAL_RANK", rank)
-    launch = next((environ[k] for k in _LAUNCHERS if environ.get(k, "").lower() not in _NO_ID), None)
-    if launch is None and world > 1 and environ.get("MASTER_PORT"):
+    if world == 1:
+        return Place(rank, local, world, None)
+    named = (".".join(environ[k] for k in keys if environ.get(k)) for keys in _LAUNCHERS)
+    launch = next((name for name in named if name.lower() not in _NO_ID), None)
+    if launch is None and environ.get("MASTER_PORT"):
         # torchrun's default id is "none": the rendezvous is what the ranks of one launch share.
         launch = f"{environ.get('MASTER_ADDR', 'localhost')}-{environ['MASTER_PORT']}-{os.getppid()}"
-    return Place(rank, local, world, launch if world > 1 else None)
+    return Place(rank, local, world, launch or (agree() if group is not None else None))
 
 
 def run_name(place: Place, now: datetime) -> str:
     """UTC time and six hex digits; the launcher's id where the ranks have to agree on one name."""
     if place.launch is not None:
         return re.sub(r"[^A-Za-z0-9_.-]", "-", f"launch-{place.launch}")[:100]
+    return unique(now)
+
+
+def unique(now: datetime) -> str:
+    """UTC time and six hex digits."""
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
@@ -72,6 +91,15 @@ def make_folder(wanted: Path, name: str, warn: Callable[[str], None]) -> Path:
             warn(f"cannot write to {reasons[0]}; the run's files go to {folder} (set dir= or NANWATCH_DIR)")
         return folder
     raise SetupError(f"nanwatch finds no folder to write to ({'; '.join(reasons)}): set dir= or NANWATCH_DIR")
+
+
+def claim(path: Path) -> bool:
+    """Create an empty file, which only one of several processes manages to do."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except OSError:
+        return False
+    return True
 
 
 def _try_to_write(folder: Path) -> None:

@@ -23,7 +23,7 @@ from nanwatch.errors import NonFiniteError
 from nanwatch.postmortem.environment import installed_version
 from nanwatch.postmortem.evidence import Privacy
 from nanwatch.postmortem.examine import Examiner
-from nanwatch.postmortem.ranks import rank_and_world_size
+from nanwatch.postmortem.ranks import agreed, rank_and_world_size
 from nanwatch.probes.ensemble import Probes
 from nanwatch.probes.trip import Trip
 from nanwatch.probes.watched import count_elements
@@ -45,10 +45,13 @@ from nanwatch.spool.writer import SpoolWriter
 from nanwatch.trainer.agent_process import AgentProcess, start_agent, wait_for_ack
 from nanwatch.trainer.announce import attach_line, elsewhere_line, incident_lines, say
 from nanwatch.trainer.farewell import Farewell, Reason
-from nanwatch.trainer.folder import Place, make_folder, place_of, run_name
+from nanwatch.trainer.folder import Place, claim, make_folder, place_of, run_name, unique
 from nanwatch.trainer.users_run import UsersRun
 
 log = logging.getLogger("nanwatch")
+
+LOOK_FOR_AGENT_AT = 2
+"""Steps after which every process of the launch that is watched at all has been for a while."""
 
 
 class TrainerRun:
@@ -57,13 +60,14 @@ class TrainerRun:
     def __init__(self, settings: Settings, rules: tuple[Rule, ...]) -> None:
         self.settings = settings
         self.rules = rules
-        self.place: Place = place_of(os.environ, rank_and_world_size())
+        now = datetime.now(UTC)
+        self.place: Place = place_of(os.environ, rank_and_world_size(), lambda: agreed("launch", unique(now)))
         self.incidents: list[Incident] = []
         self.not_examined = 0
         self._untold: list[IncidentRecord] = []
         self.closed = False
         self._pid = os.getpid()
-        self.folder: Path = make_folder(settings.dir, run_name(self.place, datetime.now(UTC)), log.warning)
+        self.folder: Path = make_folder(settings.dir, run_name(self.place, now), log.warning)
         self.name = self.folder.name
         self.spool = SpoolWriter(str(self.folder / "spool" / f"r{self.place.rank}"), log.warning)
         self.users_run = UsersRun()
@@ -104,13 +108,10 @@ class TrainerRun:
         self.add(models)
         self.examiner.ranks.register()
         record = self._run_record()
-        if self.place.starts_agent:
-            write_json(self.folder / "run.json", record)
-            write_json(self.folder / "rules.json", dump_rules(self.rules))
         self.spool.write(record)
         self._look_for_users_run()
         if self.place.starts_agent:
-            self._start_agent()
+            self._serve(record)
         self._farewell.install()
         _tell_forked_children(self)
         if self.place.rank == 0:
@@ -188,6 +189,8 @@ class TrainerRun:
             self.steps += 1
             self._tell_incidents()
             self._look_for_users_run()
+            if self.steps == LOOK_FOR_AGENT_AT:
+                self._serve_where_nobody_does()
 
     def _on_trip(self, trip: Trip) -> None:
         incident = None
@@ -274,6 +277,16 @@ class TrainerRun:
         if found is not None:
             self._mlflow_run_id = self._mlflow_run_id or found.run_id
             self.spool.write(found)
+
+    def _serve(self, record: RunRecord) -> None:
+        write_json(self.folder / "run.json", record)
+        write_json(self.folder / "rules.json", dump_rules(self.rules))
+        self._start_agent()
+
+    def _serve_where_nobody_does(self) -> None:
+        """The process whose task it is is not watched, or is on another host."""
+        if self.agent is None and not self.place.starts_agent and claim(self.folder / "run.json"):
+            self._serve(self._run_record())
 
     def _start_agent(self) -> None:
         s = self.settings

@@ -206,3 +206,76 @@ def test_a_value_that_comes_back_finite_on_every_rank_is_not_lost(tmp_path):
     incident = launch(tmp_path, train).incident
     assert (incident["origin"], incident["replay"]["verdict"]) == (None, "not_reproduced")
     assert "on every rank" in incident["replay"]["error"]
+
+
+def test_ranks_that_met_without_the_environment_share_a_folder(tmp_path):
+    train = """
+    def train(rank, world):
+        meeting = os.environ.pop("MASTER_PORT")
+        init(rank, world, init_method=f"tcp://127.0.0.1:{meeting}")
+        model = DistributedDataParallel(net())
+        nanwatch.attach(model)
+        loop(model, rank, bad_on=[1])
+    """
+    left = launch(tmp_path, train)
+    check(left.incident, rank=1)
+    assert len(left.runs) == 1
+
+
+@pytest.mark.parametrize("gradients", ["bad", "finite"])
+def test_a_skipped_update_is_skipped_on_every_rank_or_on_none(tmp_path, gradients):
+    train = """
+    def loss(model, x):
+        out = model(x).mean()
+        return out + torch.log(x.sum(1)).mean() if FINITE else bad_loss(model, x)
+
+    def train(rank, world):
+        init(rank, world)
+        model = DistributedDataParallel(net())
+        nanwatch.attach(model, on_nonfinite="skip")
+        loop(model, rank, bad_on=[1], loss=loss)
+        weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+        assert weights.isfinite().all()
+        theirs = [torch.empty_like(weights) for _ in range(world)]
+        dist.all_gather(theirs, weights)
+        assert torch.equal(*theirs)
+    """
+    left = launch(tmp_path, train.replace("FINITE", str(gradients == "finite")))
+    assert left.incident["rank"] == 1
+
+
+@pytest.mark.parametrize("how", ["spawn", "fork"])
+def test_a_child_of_multiprocessing_says_how_it_ended(tmp_path, how):
+    train = """
+    def train(rank, world):
+        init(rank, world)
+        model = DistributedDataParallel(net())
+        nanwatch.attach(model)
+        loop(model, rank, bad_on=[])
+        if rank == 1:
+            dist.barrier()
+            raise KeyError("the program's own")
+    """
+    left = launch(tmp_path, train, how=how, fails=True)
+    assert left.farewells[1] == "exception"
+
+
+@pytest.mark.parametrize("how", ["fork", "torchrun"])
+def test_stop_raises_where_the_value_was_made_and_where_it_arrived(tmp_path, how):
+    train = """
+    def train(rank, world):
+        init(rank, world)
+        model = DistributedDataParallel(net())
+        nanwatch.attach(model, on_nonfinite="stop")
+        try:
+            loop(model, rank, bad_on=[1])
+        except nanwatch.NonFiniteError as e:
+            print(f"rank {rank} stops: {e}", file=sys.stderr)
+        else:
+            raise AssertionError("not stopped")
+    """
+    left = launch(tmp_path, train, how=how)
+    assert "rank 0 stops: step 3" in left.stderr
+    assert "rank 1 stops: step 3" in left.stderr
+    check(left.incident, rank=1)
+    assert set(left.farewells.values()) == {"finished"}
