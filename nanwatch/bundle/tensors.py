@@ -112,6 +112,19 @@ def fingerprint(tensor: Tensor) -> str:
     return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
+def own_share(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor that is spread over several (a DTensor); of any other the tensor itself."""
+    if not _is_sharded(tensor):
+        return tensor
+    with torch.no_grad():
+        share: Tensor = tensor.to_local()  # type: ignore[attr-defined]
+    return share
+
+
+def _is_sharded(value: Any) -> bool:
+    return type(value) is not Tensor and hasattr(value, "to_local")
+
+
 class _Gather:
     """First pass: applies redaction once, and finds the tensors in whose memory others lie."""
 
@@ -139,11 +152,11 @@ class _Gather:
     def seen(self, tensor: Tensor, path: str) -> Tensor | None:
         """What may be known of the tensor: itself, or what redaction made of it; None: nothing."""
         if self._redact is None:
-            return tensor
+            return own_share(tensor)
         at = (id(tensor), path)
         if at not in self._redacted:
             try:
-                result = self._redact(path, tensor)
+                result = self._redact(path, own_share(tensor))
             except Exception:  # a redaction that fails must not let anything through
                 result = None
             # The tensor is held too: its id must not come back as another's.
@@ -184,7 +197,7 @@ class _Encoder:
         tensor = self._gathered.seen(value, path)
         if tensor is None:
             return _WITHHELD
-        return self._any(tensor)
+        return self._any(tensor) | ({"shard_of": list(value.shape)} if _is_sharded(value) else {})
 
     def _any(self, tensor: Tensor) -> Node:
         node: Node = {
@@ -197,9 +210,6 @@ class _Encoder:
         }
         if isinstance(tensor, torch.nn.Parameter):
             node["parameter"] = True
-        elif type(tensor) is not Tensor and hasattr(tensor, "to_local"):
-            node["subclass"] = type(tensor).__name__
-            tensor = tensor.to_local()
         elif type(tensor) is not Tensor and not tensor.is_nested:
             node["subclass"] = type(tensor).__name__
         with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001 - no public name
