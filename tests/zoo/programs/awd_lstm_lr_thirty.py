@@ -6,7 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 
 EXPECT = {
-    "phase": ("forward", "loss", "backward", "optimizer"),
+    "phase": "loss",
+    "op": ("aten::nll_loss_forward", "aten::nll_loss", "aten::cross_entropy_loss"),
+    "module": None,
+    "step": 12,
     "cause": ("lr_too_high", "exploding_activation", "exploding_gradient"),
 }
 
@@ -36,7 +39,8 @@ def train(watch):
         ids, target = text[:, start : start + 10], text[:, start + 1 : start + 11]
         logits, hidden, state = model(ids, state)
         state = tuple(s.detach() for s in state)
-        loss = F.cross_entropy(logits.flatten(0, 1), target.flatten()) + 2.0 * hidden.pow(2).mean()
+        loss = F.cross_entropy(logits.flatten(0, 1), target.flatten())  # ORIGIN
+        loss = loss + 2.0 * hidden.pow(2).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
