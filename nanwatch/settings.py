@@ -27,6 +27,10 @@ _MLFLOW_VARIABLES = {
 _OTHER_VARIABLES = {"webhook": "NANWATCH_WEBHOOK_URL"}
 
 
+KEYWORD_ONLY = ("redact", "sample_ids")
+"""Settings that are functions: they can be given to attach and nowhere else."""
+
+
 class Settings(BaseModel):
     """Everything that a user can set. `docs/configuration.md` is this class in words."""
 
@@ -60,10 +64,11 @@ class Settings(BaseModel):
     metric_keys: int = Field(100, ge=20, description="Budget of MLflow metric keys.")
     start_step: int = Field(0, ge=0, description="Shifts the step that MLflow shows.")
     redact: Any = Field(None, description="Callable (path, tensor) -> tensor or None, before a batch leaves memory.")
+    sample_ids: Any = Field(None, description="Callable (*args, **kwargs) of the model's call -> an id for each row.")
 
     def for_agent(self) -> dict[str, Any]:
         """What the agent needs, JSON-ready and without secrets: those travel in its environment."""
-        left_out = {"redact", "webhook", "webhook_secret", "rules"}
+        left_out = {*KEYWORD_ONLY, "webhook", "webhook_secret", "rules"}
         return self.model_dump(mode="json", exclude=left_out)
 
 
@@ -99,7 +104,7 @@ def variable(field: str) -> str:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    known = {variable(name): name for name in Settings.model_fields if name != "redact"}
+    known = {variable(name): name for name in Settings.model_fields if name not in KEYWORD_ONLY}
     for key in environ:
         if key.startswith("NANWATCH_") and key not in known and key not in SWITCHES:
             log.warning("unknown variable %s is ignored%s", key, _did_you_mean(key, [*known, *SWITCHES]))

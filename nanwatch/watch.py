@@ -43,7 +43,7 @@ class Watch:
     @property
     def incidents(self) -> list[Incident]:
         """The incidents so far, oldest first."""
-        return [] if self._run is None else list(self._run.incidents)
+        return [] if self._run is None else list(self._run.road.incidents)
 
     @property
     def alerts(self) -> list[Alert]:

@@ -25,6 +25,8 @@ class Watching:
     trips: list[Trip] = field(default_factory=list)
     incidents: list[Incident] = field(default_factory=list)
     folds: list = field(default_factory=list)
+    skipped: list = field(default_factory=list)
+    """Rows of each batch that the program has left aside."""
 
     @property
     def steps(self) -> list[StepRecord]:
@@ -54,6 +56,9 @@ def watching(
 
     def on_trip(trip: Trip) -> None:
         out.trips.append(trip)
+        if trip.kind == "skipped":
+            out.skipped.append(examiner.rows_of(trip)[0])
+            return
         incident = examiner.examine(trip)
         if incident is not None:
             out.incidents.append(incident)
@@ -80,6 +85,12 @@ def watching(
     examiner.known_parameters.update(n for n, _ in probes.watched.named_parameters())
     try:
         yield out
+    except BaseException as e:
+        probes.tripwire.ended(e)
+        raise
+    else:
+        if probes.tripwire.unfinished.last_stack():
+            probes.tripwire.ended(None)
     finally:
         for name in list(probes.names):
             probes.remove(name)

@@ -37,7 +37,12 @@ class Privacy:
 
 
 def write_batch(
-    writer: EvidenceWriter, made: Plan, parameters: Mapping[int, str], rows: Sequence[int], privacy: Privacy
+    writer: EvidenceWriter,
+    made: Plan,
+    parameters: Mapping[int, str],
+    rows: Sequence[int],
+    sample_ids: Sequence[Any],
+    privacy: Privacy,
 ) -> None:
     """`batch/`: what the entry modules got, and the tensors that the loss code read (targets, masks)."""
     entries = [c for c in made.calls if c.module is not None]
@@ -56,7 +61,7 @@ def write_batch(
         "schema": "nanwatch.batch/1",
         **kept,
         "batch_size": made.batch_size,
-        "sample_ids": None,
+        "sample_ids": list(sample_ids) or None,
         "entries": [
             {"module": c.name, **_args_and_kwargs(node)} for c, node in zip(entries, nodes["entries"], strict=True)
         ],

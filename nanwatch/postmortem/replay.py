@@ -60,9 +60,7 @@ class Plan:
 
     @property
     def batch_size(self) -> int | None:
-        """The most common leading dimension of what the entry modules got; of equals, the one that came first."""
-        sizes = [t.shape[0] for c in self.calls if c.is_entry for t in leaves_of(c) if t.dim() > 0]
-        return max(dict.fromkeys(sizes), key=sizes.count) if sizes else None
+        return batch_size_of(self.calls)
 
 
 @dataclass
@@ -159,6 +157,16 @@ def run_under_tracer(made: Plan, parameters: list[nn.Parameter], tracer: Any, *,
     with torch.no_grad():
         loss = sum(float(r.detach().double().sum()) for r in roots)
     return Outcome([r.detach() for r in roots], gradients, loss)
+
+
+def batch_size_of(calls: Sequence[Call]) -> int | None:
+    """The most common leading dimension of what the entry modules got; of equals, the one that came first.
+
+    Tensors of one dimension (a single sample, say) count only where there is nothing else.
+    """
+    tensors = [t for c in calls if c.is_entry for t in leaves_of(c) if t.dim() > 0]
+    sizes = [t.shape[0] for t in tensors if t.dim() > 1] or [t.shape[0] for t in tensors]
+    return max(dict.fromkeys(sizes), key=sizes.count) if sizes else None
 
 
 def leaves_of(call: Call) -> list[torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -52,6 +53,43 @@ def bad_rows(tensor: torch.Tensor, batch_size: int | None, *, exact: bool = Fals
     per_row = ~torch.isfinite(value.reshape(batch_size, -1))
     rows = per_row.any(1).nonzero().flatten().tolist()
     return tuple(rows) if len(rows) < batch_size else ()
+
+
+def first_bad(tensor: torch.Tensor) -> tuple[int, ...] | None:
+    """Index of the first element that is not finite; None where there is none or the layout has no plain index."""
+    if tensor.layout != torch.strided or _values(tensor) is None:
+        return None
+    bad = ~torch.isfinite(tensor.detach())
+    if not bool(bad.any()):
+        return None
+    flat = int(bad.reshape(-1).to(torch.uint8).argmax())
+    index = []
+    for size in reversed(tensor.shape):
+        flat, at = divmod(flat, size)
+        index.append(at)
+    return tuple(reversed(index))
+
+
+def element_at(
+    tensor: torch.Tensor, index: tuple[int, ...], shape: Sequence[int]
+) -> tuple[tuple[int, ...], float] | None:
+    """The element of a (broadcast) operand that goes into `index` of a result of `shape`, and its own index."""
+    if tensor.layout != torch.strided or tensor.dim() > len(shape) or tensor.is_complex() or tensor.is_meta:
+        return None
+    skipped = len(shape) - tensor.dim()
+    if any(own not in (1, size) for own, size in zip(tensor.shape, shape[skipped:], strict=True)):
+        return None
+    own = tuple(0 if size == 1 else at for size, at in zip(tensor.shape, index[skipped:], strict=True))
+    return own, float(tensor.detach()[own])
+
+
+def bad_columns(tensor: torch.Tensor, limit: int = 8) -> tuple[int, ...]:
+    """Columns (last dimension) with a non-finite element, where the tensor has several and few of them are bad."""
+    value = _values(tensor)
+    if value is None or value.dim() < 2 or tensor.layout != torch.strided or tensor.is_complex():
+        return ()
+    columns = (~torch.isfinite(value)).reshape(-1, value.shape[-1]).any(0).nonzero().flatten().tolist()
+    return tuple(columns) if len(columns) <= limit and len(columns) < value.shape[-1] else ()
 
 
 def is_mask(tensor: torch.Tensor) -> bool:

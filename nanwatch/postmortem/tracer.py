@@ -11,7 +11,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import CodeType
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nanwatch.postmortem.tensors import State, bad_rows, state_of, summarize
+from nanwatch.postmortem.tensors import State, bad_rows, element_at, first_bad, state_of, summarize
 from nanwatch.probes.flight_recorder import Stack
 from nanwatch.probes.outside import is_user_code
 from nanwatch.probes.torch_names import next_sequence_number
@@ -118,11 +118,17 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             sources += self._carried_over(written)
         bad_in = any(s.state != "finite" for s in sources)
         before = tuple(summarize(n, t) for n, t in inputs) if written is not None and not _cheap(op) else None
-        result = func(*args, **kwargs)
+        try:
+            result = func(*args, **kwargs)
+        except Exception:
+            # An operation that refuses its input (a decomposition of NaN) has read it: the walk may start here.
+            self._record(op, args, kwargs, inputs, sources, before, [], None, bad_in=bad_in, pointwise=False)
+            raise
         outputs = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
         if written is not None and not any(o is written for o in outputs):
             outputs.append(written)
-        self._record(op, args, kwargs, inputs, sources, before, outputs, written, bad_in=bad_in)
+        self._record(op, args, kwargs, inputs, sources, before, outputs, written, bad_in=bad_in,
+                     pointwise=torch.Tag.pointwise in func.tags)  # fmt: skip
         return result
 
     def _carried_over(self, written: torch.Tensor) -> tuple[Source, ...]:
@@ -151,6 +157,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         written: torch.Tensor | None,
         *,
         bad_in: bool,
+        pointwise: bool,
     ) -> None:
         states = [state_of(o) for o in outputs]
         value: State = "nan" if "nan" in states else "inf" if "inf" in states else "finite"
@@ -172,8 +179,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
         if value != "finite":
             worst = outputs[states.index(value)]
-            event.inputs = before or tuple(summarize(n, t) for n, t in inputs)
-            event.output = summarize("output", worst)
+            at = first_bad(worst)
+            by_element = at if pointwise else None
+            event.inputs = before or tuple(_located(summarize(n, t), t, by_element, worst.shape) for n, t in inputs)
+            event.output = _located(summarize("output", worst), worst, at, worst.shape)
             event.rows = bad_rows(worst, self._batch_size)
             event.nonfinite_scalar = _has_nonfinite_scalar(args, kwargs)
             event.empty_input = any(t.numel() == 0 for _, t in inputs)
@@ -254,6 +263,14 @@ def _named_tensors(func: Any, args: Any, kwargs: Any) -> Iterator[tuple[str, tor
             for i, v in enumerate(value):
                 if isinstance(v, torch.Tensor):
                     yield f"{name}[{i}]", v
+
+
+def _located(
+    summary: TensorSummary, tensor: torch.Tensor, at: tuple[int, ...] | None, shape: torch.Size
+) -> TensorSummary:
+    """The summary with the element that went into the first bad one of the result."""
+    found = None if at is None else element_at(tensor, at, shape)
+    return summary if found is None else replace(summary, position=found[0], value=found[1])
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> torch.Tensor | None:

@@ -65,8 +65,8 @@ class BufferCheck:
         self._seen: dict[str, tuple[torch.Tensor, int, bool]] = {}
         """Name -> the tensor, its version, and whether it was finite."""
 
-    def newly_bad(self) -> list[str]:
-        """Names of the buffers that were finite and are not any more. Cost: one read of those that have changed."""
+    def newly_bad(self) -> dict[str, torch.Tensor]:
+        """The buffers that were finite and are not any more. Cost: one read of those that have changed."""
         changed: dict[str, torch.Tensor] = {}
         for name, (_, buffer) in self._placed().items():
             seen = self._seen.get(name)
@@ -74,7 +74,7 @@ class BufferCheck:
                 changed[name] = buffer
         looked_at = {n: b for n, b in changed.items() if b.is_floating_point() and b.layout == torch.strided}
         bad = {list(looked_at)[i] for i in which_nonfinite(list(looked_at.values()))} if looked_at else set()
-        out = [name for name in bad if name in self._seen and self._seen[name][2]]
+        out = {name: looked_at[name] for name in sorted(bad) if name in self._seen and self._seen[name][2]}
         for name, buffer in changed.items():
             self._seen[name] = (buffer, buffer._version, name not in bad)
-        return sorted(out)
+        return out

@@ -20,6 +20,7 @@ from nanwatch.probes.optimizer import OptimizerProbe
 from nanwatch.probes.outside import OutsideRecorder
 from nanwatch.probes.owner import Owner
 from nanwatch.probes.patching import Patch
+from nanwatch.probes.samples import SampleProbe
 from nanwatch.probes.scaling import ScalingProbe
 from nanwatch.probes.trip import Trip
 from nanwatch.probes.tripwire import Tripwire
@@ -66,6 +67,7 @@ class Probes:
             self.recorder, self.outside, self.surroundings, self.owner, enter_compiled=self._enter_compiled,
             modules=lambda: self.watched.models, shield=self._shield("opaque calls"),
         )  # fmt: skip
+        self.samples = SampleProbe(self._shield("samples"))
         self.scaling = ScalingProbe(self._scaler_skipped, self._shield("scaling"))
         self.gradient_hooks = GradientHooks(self._shield("gradient hooks"))
         self.tripwire = Tripwire(
@@ -91,7 +93,7 @@ class Probes:
         self._entries[name] = entry
         entry.learn()
         if not self._installed:
-            for probe in (self.backward, self.optimizer, self.scaling, self.opaque):
+            for probe in (self.backward, self.optimizer, self.scaling, self.opaque, self.samples):
                 probe.install()
             for patch in self._patches:
                 patch.install()
@@ -105,7 +107,7 @@ class Probes:
             return
         self.outside.disarm()
         self.gradient_hooks.remove()
-        for probe in (self.opaque, self.scaling, self.optimizer, self.backward):
+        for probe in (self.samples, self.opaque, self.scaling, self.optimizer, self.backward):
             probe.remove()
         for patch in self._patches:
             patch.remove()

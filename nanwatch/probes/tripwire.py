@@ -76,7 +76,7 @@ class Tripwire:
         self._recorder = recorder
         self._scaling = scaling
         self._hooks = hooks
-        self.unfinished = Unfinished(recorder)
+        self.unfinished = Unfinished(recorder, self._many_skipped)
         recorder.listener = self.unfinished
         self._buffers = BufferCheck(watched.placed_buffers)
         self._rank = rank
@@ -164,11 +164,12 @@ class Tripwire:
         if self._watched.on_device and self._recorder.step % DEVICE_PARAMETER_CHECK_EVERY:
             return None
         with without_users_modes():
-            names = self._buffers.newly_bad()
-        if not names:
+            found = self._buffers.newly_bad()
+            value: Literal["nan", "inf"] = "nan" if any(bool(b.isnan().any()) for b in found.values()) else "inf"
+        if not found:
             return None
         self._step.bad_params = True
-        return self._trip_for(Seen("parameter", "nan", tuple(names[:20]), len(names)), backward, loss)
+        return self._trip_for(Seen("parameter", value, tuple(found)[:20], len(found)), backward, loss)
 
     def _leave_aside(self, call: BackwardCall) -> None:
         """Bad losses that the program has looked at and skipped are told, and are no incident."""
@@ -179,10 +180,13 @@ class Tripwire:
         value = float(loss.value)
         return replace(self._trip_for(loss_seen(value), None, value), kind=kind, loss_at=loss.ref)
 
-    def too_many_skipped(self) -> None:
-        """Called when a forward begins: a program that skips batch after batch does not train any more."""
-        if self.unfinished.in_a_row >= CLOSE_AFTER and not self.open:
-            self.ended(None)
+    def _many_skipped(self) -> None:
+        """The program skips batch after batch: it does not train any more."""
+        if not self.open:
+            loss = self.unfinished.pending(raised=True)
+            if loss is not None:
+                self._open(self._unfinished_trip("nonfinite", loss))
+                self._stop_if_asked()
 
     def ended(self, error: BaseException | None) -> None:
         """The program ends, or has raised: what no backward came for is the last chance to tell why."""

@@ -7,16 +7,19 @@ may have been skipped; when a backward ends that did not need it, it was. What i
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from nanwatch.probes.flight_recorder import Call, FlightRecorder, Path, Ref, tensors_in
+from nanwatch.probes.flight_recorder import Call, FlightRecorder, Path, Ref, Stack, tensors_in
 from nanwatch.probes.torch_names import without_users_modes
 
 MAX_SUSPECTS = 4
 """Non-finite losses of one segment that are remembered; each keeps its batch alive."""
+MANY = 20
+"""Losses skipped in a row after which the program is not training any more."""
 _LOSS_NAMES = ("loss", "losses")
 
 
@@ -38,7 +41,7 @@ class Loss:
 class Unfinished:
     """Follows the losses of the current segment."""
 
-    def __init__(self, recorder: FlightRecorder) -> None:
+    def __init__(self, recorder: FlightRecorder, on_many_skipped: Callable[[], None]) -> None:
         self.last: Loss | None = None
         self.broken: Call | None = None
         """The recorded call that raised last."""
@@ -48,6 +51,7 @@ class Unfinished:
         """Bad losses so far that the program left aside and trained on."""
         self.in_a_row = 0
         self._recorder = recorder
+        self._on_many_skipped = on_many_skipped
         self._suspects: list[Loss] = []
         self._trains = True
 
@@ -89,6 +93,8 @@ class Unfinished:
         if len(self._suspects) < MAX_SUSPECTS:
             self._suspects.append(loss)
             self._recorder.kept.add(loss.ref.index)
+        if self.in_a_row == MANY:
+            self._on_many_skipped()
 
     def backward_done(self, roots: tuple[torch.Tensor, ...]) -> list[Loss]:
         """A backward is over: the bad losses that it did not need were skipped."""
@@ -111,6 +117,12 @@ class Unfinished:
         candidates = [*([self.last] if self.last is not None else []), *self._suspects]
         bad = next((c for c in candidates if c.is_bad), None)
         return bad if raised or (bad is not None and bad.trains and not self.skipped) else None
+
+    def last_stack(self) -> Stack:
+        """Where the program was when it last made something that no backward has come for; empty if it has not."""
+        calls = self._recorder.current.calls
+        call = self.broken or (calls[-1] if calls else None)
+        return () if call is None else call.stack
 
 
 def _may_be_loss(tensor: torch.Tensor) -> bool:

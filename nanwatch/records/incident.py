@@ -35,6 +35,11 @@ class TensorSummary:
     min: float | None
     max: float | None
     nonfinite: int
+    position: tuple[int, ...] | None = None
+    """Index of the element that stands at (or went into) the first bad element of the result; None where it is not one
+    element, as in a matrix product."""
+    value: float | None = None
+    """That element."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,8 @@ class Origin:
     inputs: tuple[TensorSummary, ...] = ()
     output: TensorSummary | None = None
     batch_rows: tuple[int, ...] = ()
+    batch_features: tuple[int, ...] = ()
+    """Phase `data`: the columns (last dimension) of the leaf that are not finite, where they are few."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,8 @@ class Incident:
     """What the user said with `watch.capture(reason)`."""
     scope: tuple[str, ...] = ()
     """Plain sentences on what this incident cannot say, and why."""
+    sample_ids: tuple[int | str, ...] = ()
+    """Ids of the samples in the batch, row by row; empty where they are not known."""
 
     def to_json(self) -> dict[str, Any]:
         """The content of `incident.json`: schema first, frames as `[file, line, function]`."""
@@ -154,10 +163,11 @@ class Incident:
             cause=Cause(**_tupled(_known(Cause, data["cause"]), "why", "fix")),
             replay=_replay(data["replay"]),
             scope=tuple(data.get("scope", ())),
+            sample_ids=tuple(data.get("sample_ids", ())),
         )
 
 
-_NESTED = {"seen", "origin", "path", "cause", "replay", "scope"}
+_NESTED = {"seen", "origin", "path", "cause", "replay", "scope", "sample_ids"}
 
 
 def _known(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,14 +180,14 @@ def _tupled(data: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def _tensor(data: Mapping[str, Any]) -> TensorSummary:
-    known = _tupled(_known(TensorSummary, data), "shape")
-    for key in ("min", "max"):
+    known = _tupled(_known(TensorSummary, data), "shape", "position")
+    for key in ("min", "max", "value"):
         known[key] = None if known.get(key) is None else number(known[key])
     return TensorSummary(**known)
 
 
 def _origin(data: Mapping[str, Any]) -> Origin:
-    known = _tupled(_known(Origin, data), "batch_rows")
+    known = _tupled(_known(Origin, data), "batch_rows", "batch_features")
     known["stack"] = tuple(Frame(str(f[0]), int(f[1]), str(f[2])) for f in data.get("stack", ()))
     known["inputs"] = tuple(_tensor(t) for t in data.get("inputs", ()))
     known["output"] = None if data.get("output") is None else _tensor(data["output"])

@@ -17,13 +17,15 @@ Reason = Literal["finished", "exception", "stopped", "detached", "signal"]
 
 
 class Farewell:
-    """Calls `say(reason, detail)` when the process ends, perhaps twice. Chains to the excepthook that was there before.
+    """Calls `say(reason, detail)` when the process ends, perhaps twice, and `on_error` for the exception that ends it,
+    before the excepthook that was there before: that one may not return.
 
     A child of multiprocessing (torch.multiprocessing.spawn) calls no excepthook, and a forked one nothing of atexit.
     """
 
-    def __init__(self, say: Callable[[Reason, str], None]) -> None:
+    def __init__(self, say: Callable[[Reason, str], None], on_error: Callable[[BaseException], None]) -> None:
         self._say = say
+        self._on_error = on_error
         self._pid = os.getpid()
         self._reason: Reason = "finished"
         self._detail = ""
@@ -49,6 +51,8 @@ class Farewell:
         # The message is left out: it may hold anything, a password in a URL for example.
         self._detail = kind.__name__
         self._reason = _reason_of(kind)
+        if not issubclass(kind, NonFiniteError):
+            self._on_error(error)
         self._previous(kind, error, trace)
 
     def _leave_child(self) -> None:
@@ -58,6 +62,8 @@ class Farewell:
             error = error.__context__ if error.code else None
         if error is not None:
             self._reason, self._detail = _reason_of(type(error)), type(error).__name__
+            if not isinstance(error, NonFiniteError):
+                self._on_error(error)
         self._at_exit()
 
     def _at_exit(self) -> None:

@@ -19,7 +19,6 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from nanwatch.agent.json_file import write_json
-from nanwatch.errors import NonFiniteError
 from nanwatch.postmortem.environment import installed_version
 from nanwatch.postmortem.evidence import Privacy
 from nanwatch.postmortem.examine import Examiner
@@ -29,9 +28,6 @@ from nanwatch.probes.trip import Trip
 from nanwatch.probes.watched import count_elements
 from nanwatch.records import (
     EndRecord,
-    Incident,
-    IncidentFoldRecord,
-    IncidentRecord,
     LogRecord,
     NoteRecord,
     Record,
@@ -43,9 +39,10 @@ from nanwatch.rules.rule import Rule
 from nanwatch.settings import Settings, switch
 from nanwatch.spool.writer import SpoolWriter
 from nanwatch.trainer.agent_process import AgentProcess, start_agent, wait_for_ack
-from nanwatch.trainer.announce import attach_line, elsewhere_line, incident_lines, say
+from nanwatch.trainer.announce import attach_line, say
 from nanwatch.trainer.farewell import Farewell, Reason
 from nanwatch.trainer.folder import Place, claim, make_folder, place_of, run_name, unique
+from nanwatch.trainer.incidents import IncidentRoad
 from nanwatch.trainer.users_run import UsersRun
 
 log = logging.getLogger("nanwatch")
@@ -62,9 +59,6 @@ class TrainerRun:
         self.rules = rules
         now = datetime.now(UTC)
         self.place: Place = place_of(os.environ, rank_and_world_size(), lambda: agreed("launch", unique(now)))
-        self.incidents: list[Incident] = []
-        self.not_examined = 0
-        self._untold: list[IncidentRecord] = []
         self.closed = False
         self._pid = os.getpid()
         self.folder: Path = make_folder(settings.dir, run_name(self.place, now), log.warning)
@@ -96,10 +90,15 @@ class TrainerRun:
                 settings.capture_batch, settings.capture_parameters, settings.max_batch_mib, settings.max_state_mib,
                 settings.redact,
             ),
+            sample_ids=settings.sample_ids,
             mlflow_run_id=lambda: self._mlflow_run_id,
             new_id=self._new_id,
         )  # fmt: skip
-        self._farewell = Farewell(self.close)
+        self.road = IncidentRoad(
+            self.probes, self.examiner, settings, self.folder, self.place.rank, write=self.spool.write,
+            on_fault=self._on_fault,
+        )  # fmt: skip
+        self._farewell = Farewell(self.close, self.road.examine_unfinished)
 
     # --- models ---
 
@@ -142,9 +141,10 @@ class TrainerRun:
         """Say farewell and take every hook off; the agent ships what is left and ends by itself. Safe to call twice."""
         if self.closed:
             return
+        self.road.examine_unfinished()
         self.closed = True
         self.remove(self.probes.names)
-        self._tell_incidents()
+        self.road.tell()
         if reason == "detached":
             self.examiner.ranks.leave()
         if not self.steps:
@@ -156,7 +156,8 @@ class TrainerRun:
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until the agent has taken in what was sent so far."""
-        self._tell_incidents()
+        self.road.examine_unfinished()
+        self.road.tell()
         return wait_for_ack(self.folder, self.place.rank, self.spool.position, timeout_s, self._agent_may_answer)
 
     def health(self) -> dict[str, Any]:
@@ -166,8 +167,9 @@ class TrainerRun:
             "steps": self.steps,
             "records_sent": self.spool.sent,
             "records_dropped": self.spool.dropped,
-            "incidents": len(self.incidents),
-            "incidents_not_examined": self.not_examined,
+            "incidents": len(self.road.incidents),
+            "incidents_not_examined": self.road.not_examined,
+            "batches_skipped_by_the_program": self.road.skipped,
             "faults": {s.name: s.faults for s in self.probes.shields if s.faults},
             "switched_off": sorted({s.name for s in self.probes.shields if s.blown}),
             "agent_alive": self.agent is not None and self.agent.poll() is None,
@@ -187,70 +189,21 @@ class TrainerRun:
         self.spool.write(record)
         if isinstance(record, StepRecord):
             self.steps += 1
-            self._tell_incidents()
+            if record.update_skipped:
+                self.road.on_update_skipped(record.step, record.micro_steps)
+            self.road.tell()
             self._look_for_users_run()
             if self.steps == LOOK_FOR_AGENT_AT:
                 self._serve_where_nobody_does()
 
     def _on_trip(self, trip: Trip) -> None:
-        incident = None
-        if self._may_examine(trip):
-            incident = self._examine(trip)
-        else:
-            self.not_examined += 1
-            self._note("incident_not_examined", f"step {trip.step}: {trip.seen.where}; the limit of bundles is reached")
-        if trip.kind == "nonfinite" and self.settings.on_nonfinite == "stop":
-            where = "" if incident is None or incident.origin is None else _where(incident)
-            text = f"step {trip.step + self.settings.start_step}: {trip.seen.where} became {trip.seen.value}{where}"
-            self.probes.tripwire.stop_with = NonFiniteError(text, incident)
+        self.road.on_trip(trip)
 
-    def _examine(self, trip: Trip) -> Incident | None:
-        try:
-            incident = self.examiner.examine(trip)
-        except Exception as e:
-            self.not_examined += 1
-            self._on_fault("post-mortem", e)
-            if switch("STRICT"):
-                raise
-            return None
-        if incident is None:
-            self._note("told_by_another_rank", f"step {trip.step}: {', '.join(trip.seen.names[:3])}")
-            if self.examiner.ranks.place[0] == 0:
-                say(elsewhere_line(trip.step + self.settings.start_step, str(self.folder / "incidents")))
-            return None
-        self.incidents.append(incident)
-        # The rank as the spool knows it: a process that was attached before its group existed is alone in its folder.
-        self._untold.append(IncidentRecord(incident.id, self.place.rank, incident.step, incident.step_total))
-        if self.settings.on_nonfinite == "stop":
-            self._tell_incidents()
-        if incident.rank == 0 and incident.kind == "nonfinite":
-            say(incident_lines(incident, str(self.folder / "incidents" / incident.id), self.settings.on_nonfinite))
-        return incident
-
-    def _tell_incidents(self) -> None:
-        """After the record of their step, so that the history in the bundle ends with it."""
-        untold, self._untold = self._untold, []
-        for record in untold:
-            self.spool.write(record)
-
-    def _may_examine(self, trip: Trip) -> bool:
-        if trip.kind == "capture":
-            return True
-        if sum(i.kind == "nonfinite" for i in self.incidents) >= self.settings.max_incidents:
-            return False
-        used = sum(f.stat().st_size for f in (self.folder / "incidents").rglob("*") if f.is_file())
-        return used < self.settings.incident_budget_mib * 1024 * 1024
+    def _on_fold(self, step: int, bad_steps: int, is_open: bool) -> None:
+        self.road.on_fold(step, bad_steps, is_open)
 
     def _overflow_is_real(self, trip: Trip) -> bool:
         return self.examiner.overflow_is_real(trip)
-
-    def _on_fold(self, step: int, bad_steps: int, is_open: bool) -> None:
-        last = next((i for i in reversed(self.incidents) if i.kind == "nonfinite"), None)
-        if last is not None:
-            self.spool.write(IncidentFoldRecord(last.id, self.place.rank, step, is_open, bad_steps))
-
-    def _note(self, reason: str, text: str) -> None:
-        self.spool.write(NoteRecord(self.place.rank, reason, 1, text))
 
     def _on_fault(self, probe: str, fault: BaseException) -> None:
         log.warning(
@@ -347,12 +300,6 @@ def _tell_forked_children(run: TrainerRun) -> None:
             alive.leave_to_parent()
 
     os.register_at_fork(after_in_child=in_child)
-
-
-def _where(incident: Incident) -> str:
-    o = incident.origin
-    assert o is not None
-    return f"; {o.op or o.param} at {o.file}:{o.line}; cause {incident.cause.label}; see incident {incident.id}"
 
 
 def _describe(name: str, model: nn.Module) -> str:

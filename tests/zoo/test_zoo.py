@@ -60,10 +60,19 @@ def run(path: Path, folder: Path):
     except (Exception, SystemExit) as e:
         error = e
     finally:
-        for context in contexts:
-            context.__exit__(None, None, None)
         torch.set_rng_state(rng)
+        for context in contexts:
+            leave(context, error)
     return seen, error
+
+
+def leave(context, error) -> None:
+    """What ends the program goes through the probes, as it would in a process of its own."""
+    try:
+        context.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+    except (Exception, SystemExit) as e:
+        if e is not error:
+            raise
 
 
 def one_of(value, wanted) -> bool:

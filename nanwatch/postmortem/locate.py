@@ -1,0 +1,169 @@
+"""The replay of one trip, and the walk from what was seen back to what made it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from nanwatch.postmortem import evidence
+from nanwatch.postmortem.budget import why_no_room
+from nanwatch.postmortem.collectives import NeedsOthersError
+from nanwatch.postmortem.findings import Findings, failed
+from nanwatch.postmortem.naming import Namer, path_of
+from nanwatch.postmortem.provenance import Leaves, find_origin
+from nanwatch.postmortem.ranks import Ranks, why_not_alone
+from nanwatch.postmortem.replay import Outcome, Plan, ReplayError, changed, plan, plan_up_to, run, same_bits
+from nanwatch.postmortem.tensors import state_of
+from nanwatch.postmortem.tracer import Event, Tracer
+from nanwatch.probes.ensemble import Probes
+from nanwatch.probes.trip import Trip
+from nanwatch.records import Replay
+
+_NEAR_THE_END = 12
+"""Operations before an exception among which the one stands that made the program look."""
+
+
+@dataclass(frozen=True)
+class _Root:
+    """Where the walk starts."""
+
+    event: Event
+    in_forward: bool
+
+
+class Locator:
+    """Runs the step of a trip again and finds its origin."""
+
+    def __init__(self, probes: Probes, namer: Namer, ranks: Ranks) -> None:
+        self._probes = probes
+        self._namer = namer
+        self._ranks = ranks
+
+    def why_not(self) -> str | None:
+        """The reason why the step cannot be run again here and now; None when it can."""
+        watched = self._probes.watched
+        if self._ranks.several:
+            reason = why_not_alone(self._namer.modules(), watched.parameters)
+            if reason is not None:
+                return f"one rank alone cannot run the step again: {reason}"
+        return why_no_room(watched.parameters)
+
+    def locate(self, trip: Trip) -> Findings:
+        """Verdict, origin, cause and path, as far as the replay gives them. Two attempts at most."""
+        reason = self.why_not()
+        if reason is not None:
+            return replace(failed(reason), needs_others=self._ranks.several)
+        try:
+            made = self._plan(trip)
+        except ReplayError as e:
+            return failed(str(e))
+        with_backward = trip.kind == "capture" or trip.seen.where == "grad"
+        for attempt in (1, 2):
+            tracer = Tracer(made.batch_size)
+            error: str | None = None
+            outcome: Outcome | None = None
+            stopped: NeedsOthersError | None = None
+            try:
+                outcome = run(
+                    made, self._probes.watched.parameters, modules=self._namer.modules(), tracer=tracer,
+                    backward=with_backward,
+                )  # fmt: skip
+            except Exception as e:
+                # The run may well have failed because of the value itself (a decomposition of NaN): use what was seen.
+                known = isinstance(e, ReplayError | NeedsOthersError)
+                error = str(e) if known else f"{type(e).__name__}: {str(e)[:300]}"
+                stopped = e if isinstance(e, NeedsOthersError) else None
+            findings = self._read(trip, made, tracer, outcome, error, attempt, stopped)
+            again = findings.verdict.verdict != "reproduced" and stopped is None
+            if not again or trip.kind in {"capture", "raised"}:
+                break
+        return findings
+
+    def _plan(self, trip: Trip) -> Plan:
+        recorder = self._probes.recorder
+        if trip.kind == "raised":
+            return plan_up_to(recorder, self._probes.tripwire.unfinished.broken)
+        if trip.loss_at is not None:
+            return plan(recorder, [trip.loss_at])
+        assert trip.backward is not None
+        return plan(recorder, trip.backward.roots, () if trip.scaled else trip.backward.seeds)
+
+    def _read(
+        self, trip: Trip, made: Plan, tracer: Tracer, outcome: Outcome | None, error: str | None, attempt: int,
+        stopped: NeedsOthersError | None,
+    ) -> Findings:  # fmt: skip
+        scope = tuple(
+            f"{n} was changed in place after it was used; the replay starts from the changed values"
+            for n in dict.fromkeys(made.changed_in_place)
+        )
+        same = outcome is not None and same_bits(trip.loss, outcome.loss)
+        events = tuple(tracer.events)
+        if trip.kind == "capture":
+            verdict = Replay("failed" if outcome is None else "reproduced", attempt, same, 0.0, error)
+            return Findings(verdict, made=made, events=events, calls=tracer.calls, scope=scope)
+        root = self._root(trip, made, tracer, outcome, stopped)
+        why = error
+        if outcome is not None and trip.seen.where in {"loss", "grad"}:
+            why = changed(outcome, trip.seen, self._probes.watched.names)
+        if trip.kind == "raised" and root is not None:
+            why = error = None  # that the run raised again is what it was to show
+        if root is None:
+            nothing = why or "no operation of the replay was non-finite"
+            verdict = Replay(
+                "failed" if error else "not_reproduced", attempt, bitwise=False, seconds=0.0, error=nothing
+            )
+            return Findings(
+                verdict, made=made, events=events, calls=tracer.calls, scope=scope, needs_others=stopped is not None
+            )
+        verdict = Replay(
+            "reproduced" if why is None else "failed" if error else "not_reproduced", attempt, same, 0.0, why
+        )
+        leaves = Leaves(self._namer.state(), evidence.named_data(made, self._namer.ids()), made.stand_ins)
+        found = find_origin(tracer.events, root.event, leaves)
+        origin, cause = self._namer.name(found, tracer.events, made, loss_is_bad=root.in_forward)
+        event = found.event or (found.leaf.consumer if found.leaf else None)
+        return Findings(
+            verdict, origin, cause, path_of(found.path), made, events, event, found.path, tracer.calls, scope=scope
+        )
+
+    def _root(
+        self, trip: Trip, made: Plan, tracer: Tracer, outcome: Outcome | None, stopped: NeedsOthersError | None
+    ) -> _Root | None:
+        """The loss when it is bad, else the gradient that went bad first; what an exception or a buffer points at."""
+        if stopped is not None:
+            # Only what this rank was about to send is surely its own; what else is bad may be meant to be.
+            sent = [m for t in stopped.poisoned if (m := tracer.maker_of(t)) is not None]
+            return _Root(sent[0], not sent[0].backward) if sent else None
+        if trip.kind == "raised":
+            return _read_before_raising(tracer.events)
+        if trip.seen.where == "parameter":
+            return self._maker_of_buffer(trip, made, tracer)
+        if outcome is None:
+            # The run broke off. What was seen says where to look: a bad loss is made in the forward part.
+            in_forward = trip.seen.where == "loss"
+            bad = [e for e in tracer.events if e.value != "finite" and not (in_forward and e.backward)]
+            return _Root(bad[-1], not bad[-1].backward) if bad else None
+        for tensor in outcome.roots:
+            if state_of(tensor) != "finite":
+                maker = tracer.maker_of(tensor)
+                return None if maker is None else _Root(maker, in_forward=True)
+        makers = [tracer.maker_of(g) for g in outcome.gradients if g is not None and state_of(g) != "finite"]
+        known = [m for m in makers if m is not None and m.value != "finite"]
+        return _Root(min(known, key=lambda e: e.index), in_forward=False) if known else None
+
+    def _maker_of_buffer(self, trip: Trip, made: Plan, tracer: Tracer) -> _Root | None:
+        placed = self._probes.watched.placed_buffers()
+        for name in trip.seen.names:
+            after = made.after.get(placed[name][0]) if name in placed else None
+            if after is not None and state_of(after) != "finite":
+                maker = tracer.maker_of(after)
+                if maker is not None:
+                    return _Root(maker, in_forward=True)
+        return None
+
+
+def _read_before_raising(events: list[Event]) -> _Root | None:
+    """The last operation before the exception that read or made a NaN, if one did shortly before."""
+    for event in reversed(events[-_NEAR_THE_END:]):
+        if event.value == "nan" or any(s.state == "nan" for s in event.sources):
+            return _Root(event, in_forward=not event.backward)
+    return None

@@ -1,0 +1,82 @@
+"""Which samples a batch is made of: the indices that a DataLoader's sampler gave for it.
+
+The loader asks its sampler ahead of time and hands batches out in the order of asking, so a queue for each iterator
+ties the two together. A batch is recognised by its tensors; where the program has moved it to a device since, by its
+size and by being the last one.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import dataloader
+
+from nanwatch.probes.flight_recorder import tensors_in
+from nanwatch.probes.patching import Patch
+from nanwatch.shield import Shield
+
+_KEPT = 8
+_MAX_TENSORS = 16
+
+
+class SampleProbe:
+    """Owns the patches of torch's DataLoader iterators."""
+
+    def __init__(self, shield: Shield) -> None:
+        self._asked: weakref.WeakKeyDictionary[Any, deque[Any]] = weakref.WeakKeyDictionary()
+        self._batches: deque[tuple[Sequence[Any], list[weakref.ref[torch.Tensor]]]] = deque(maxlen=_KEPT)
+        self._note_index = shield.wrap(self._remember_index)
+        self._note_batch = shield.wrap(self._remember_batch)
+        iterator = dataloader._BaseDataLoaderIter
+        self._patches = [
+            Patch(iterator, "_next_index", self._next_index),
+            Patch(iterator, "__next__", self._next),
+        ]
+
+    def install(self) -> None:
+        for patch in self._patches:
+            patch.install()
+
+    def remove(self) -> None:
+        for patch in self._patches:
+            patch.remove()
+        self._batches.clear()
+
+    def ids_of(self, tensors: Iterable[torch.Tensor], batch_size: int | None) -> list[Any] | None:
+        """The indices of the samples in a batch, row by row; None where no loader gave it, or it gave none."""
+        wanted = {id(t) for t in tensors}
+        for ids, references in reversed(self._batches):
+            if any((t := r()) is not None and id(t) in wanted for r in references):
+                return list(ids)
+        same_size = (ids for ids, _ in reversed(self._batches) if len(ids) == batch_size)
+        found = next(same_size, None)
+        return None if found is None else list(found)
+
+    def _next_index(self, original: Callable[..., Any], iterator: Any) -> Any:
+        index = original(iterator)
+        self._note_index(iterator, index)
+        return index
+
+    def _next(self, original: Callable[..., Any], iterator: Any) -> Any:
+        batch = original(iterator)
+        self._note_batch(iterator, batch)
+        return batch
+
+    def _remember_index(self, iterator: Any, index: Any) -> None:
+        if getattr(iterator, "_in_order", True):
+            self._asked.setdefault(iterator, deque()).append(index)
+
+    def _remember_batch(self, iterator: Any, batch: Any) -> None:
+        asked = self._asked.get(iterator)
+        if not asked:
+            return
+        index = asked.popleft()
+        ids = list(index) if isinstance(index, list | tuple) else [index]
+        if None in ids:
+            return  # an IterableDataset has no indices
+        references = [weakref.ref(t) for (_, t), _ in zip(tensors_in(batch), range(_MAX_TENSORS), strict=False)]
+        self._batches.append((ids, references))
