@@ -11,6 +11,7 @@ EXPECT = {
     "phase": "forward",
     "op": "aten::div",
     "module": "blocks.1",
+    "step": 5,
     "cause": "division_by_zero",
 }
 

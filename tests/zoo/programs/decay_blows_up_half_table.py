@@ -9,6 +9,7 @@ from torch import nn
 EXPECT = {
     "phase": "optimizer",
     "op": ("aten::mul_", "aten::_foreach_mul_", "aten::mul"),
+    "step": 4,
     "param": "table.weight",
     "cause": ("overflow_low_precision", "lr_too_high"),
 }

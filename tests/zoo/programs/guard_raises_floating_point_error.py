@@ -1,5 +1,5 @@
-"""The user's guard raises FloatingPointError before backward: a Gaussian likelihood divides by a softplus that
-underflowed to 0.
+"""The user's guard raises FloatingPointError before backward: a Gaussian likelihood takes the log of a softplus
+that underflowed to 0.
 """
 
 import torch
