@@ -270,7 +270,9 @@ def _located(
 ) -> TensorSummary:
     """The summary with the element that went into the first bad one of the result."""
     found = None if at is None else element_at(tensor, at, shape)
-    return summary if found is None else replace(summary, position=found[0], value=found[1])
+    if found is None:
+        return summary
+    return replace(summary, position=found[0], value=None if math.isnan(found[1]) else found[1])
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> torch.Tensor | None:
