@@ -18,7 +18,14 @@ from torch.utils._pytree import tree_leaves
 
 from nanwatch.probes.statistics import count_nonfinite
 
-_NAMESPACES = {"c10d", "c10d_functional", "_c10d_functional", "_c10d_functional_autograd", "symm_mem", "_dtensor"}
+_NAMESPACES = {
+    "c10d",
+    "c10d_functional",
+    "_c10d_functional",
+    "_c10d_functional_autograd",
+    "symm_mem",
+    "_dtensor",
+}
 _SEND_NOTHING = {"_wrap_tensor_autograd", "wait_tensor"}
 
 
@@ -70,4 +77,10 @@ def alone() -> Iterator[None]:
 
 def is_collective(func: Any) -> bool:
     """Whether an operation talks to other ranks."""
-    return func.namespace in _NAMESPACES and func._schema.name.partition("::")[2] not in _SEND_NOTHING
+    return names_collective(func._schema.name)
+
+
+def names_collective(op: str) -> bool:
+    """The same by the operation's name: `c10d::allreduce_`."""
+    namespace, _, name = op.partition("::")
+    return namespace in _NAMESPACES and name not in _SEND_NOTHING

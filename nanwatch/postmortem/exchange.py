@@ -65,6 +65,11 @@ class Exchange:
         """Whether this rank is the first to say `key`. Also where nobody can be asked: better twice than never."""
         return self.add(key) in {None, 1}
 
+    def has(self, key: str) -> bool | None:
+        """Whether something is settled under `key`."""
+        answer = self._ask(lambda: self._store.check([key]))
+        return None if answer is None else bool(answer)
+
     def settle(self, key: str, value: str) -> str | None:
         """The value of `key`, which is the one that was proposed first."""
         answer = self._ask(lambda: self._store.compare_set(key, "", value))

@@ -6,12 +6,22 @@ from dataclasses import dataclass, replace
 
 from nanwatch.postmortem import evidence
 from nanwatch.postmortem.budget import why_no_room
-from nanwatch.postmortem.collectives import NeedsOthersError
+from nanwatch.postmortem.collectives import NeedsOthersError, names_collective
 from nanwatch.postmortem.findings import Findings, failed
+from nanwatch.postmortem.joint import has_shards
 from nanwatch.postmortem.naming import Namer, path_of
 from nanwatch.postmortem.provenance import Leaves, find_origin
 from nanwatch.postmortem.ranks import Ranks, why_not_alone
-from nanwatch.postmortem.replay import Outcome, Plan, ReplayError, changed, plan, plan_up_to, run, same_bits
+from nanwatch.postmortem.replay import (
+    Outcome,
+    Plan,
+    ReplayError,
+    changed,
+    plan,
+    plan_up_to,
+    run,
+    same_bits,
+)
 from nanwatch.postmortem.tensors import state_of
 from nanwatch.postmortem.tracer import Event, Tracer
 from nanwatch.probes.ensemble import Probes
@@ -48,10 +58,49 @@ class Locator:
         return why_no_room(watched.parameters)
 
     def locate(self, trip: Trip) -> Findings:
-        """Verdict, origin, cause and path, as far as the replay gives them. Two attempts at most."""
+        """Verdict, origin, cause and path, as far as the replay gives them."""
+        findings = self._locate_alone(trip)
+        if findings.needs_others:
+            return self._locate_together(trip, findings)
+        return findings
+
+    def _locate_together(self, trip: Trip, alone: Findings) -> Findings:
+        """The step again, by all ranks; what this rank found alone where that cannot be."""
+        parameters, modules = self._probes.watched.parameters, self._namer.modules()
+        company = self._ranks.company(trip, modules) if why_no_room(parameters) is None else None
+        if company is None:
+            return alone
+        # The gradients of sharded parameters cannot be computed without being accumulated.
+        backward = not has_shards(modules.values())
+        try:
+            made = self._plan(trip)
+            tracer = Tracer(made.batch_size)
+            outcome = run(
+                made,
+                parameters,
+                modules=modules,
+                tracer=tracer,
+                backward=backward,
+                company=company,
+            )
+        except Exception as e:
+            return replace(
+                alone,
+                verdict=replace(alone.verdict, error=f"{alone.verdict.error}; together: {e}"),
+            )
+        if trip.seen.where == "grad" and not backward:
+            return replace(alone, made=made)
+        findings = self._read(trip, made, tracer, outcome, None, alone.verdict.attempts + 1, None)
+        if findings.origin is None or names_collective(findings.origin.op or ""):
+            return alone if alone.origin is not None else replace(alone, made=made)
+        return findings
+
+    def _locate_alone(self, trip: Trip) -> Findings:
+        """Two attempts at most."""
         reason = self.why_not()
         if reason is not None:
-            return replace(failed(reason), needs_others=self._ranks.several)
+            room = why_no_room(self._probes.watched.parameters) is None
+            return replace(failed(reason), needs_others=room)
         try:
             made = self._plan(trip)
         except ReplayError as e:
@@ -109,24 +158,47 @@ class Locator:
         if root is None:
             nothing = why or "no operation of the replay was non-finite"
             verdict = Replay(
-                "failed" if error else "not_reproduced", attempt, bitwise=False, seconds=0.0, error=nothing
+                "failed" if error else "not_reproduced",
+                attempt,
+                bitwise=False,
+                seconds=0.0,
+                error=nothing,
             )
             return Findings(
-                verdict, made=made, events=events, calls=tracer.calls, scope=scope, needs_others=stopped is not None
+                verdict,
+                made=made,
+                events=events,
+                calls=tracer.calls,
+                scope=scope,
+                needs_others=stopped is not None,
             )
         verdict = Replay(
-            "reproduced" if why is None else "failed" if error else "not_reproduced", attempt, same, 0.0, why
+            "reproduced" if why is None else "failed" if error else "not_reproduced",
+            attempt,
+            same,
+            0.0,
+            why,
         )
-        leaves = Leaves(self._namer.state(), evidence.named_data(made, self._namer.ids()), made.stand_ins)
+        leaves = Leaves(
+            self._namer.state(),
+            evidence.named_data(made, self._namer.ids()),
+            made.stand_ins,
+        )
         found = find_origin(tracer.events, root.event, leaves)
         origin, cause = self._namer.name(found, tracer.events, made, loss_is_bad=root.in_forward)
         event = found.event or (found.leaf.consumer if found.leaf else None)
         return Findings(
-            verdict, origin, cause, path_of(found.path), made, events, event, found.path, tracer.calls, scope=scope
-        )
+            verdict, origin, cause, path_of(found.path), made, events, event, found.path, tracer.calls, scope=scope,
+            needs_others=stopped is not None,
+        )  # fmt: skip
 
     def _root(
-        self, trip: Trip, made: Plan, tracer: Tracer, outcome: Outcome | None, stopped: NeedsOthersError | None
+        self,
+        trip: Trip,
+        made: Plan,
+        tracer: Tracer,
+        outcome: Outcome | None,
+        stopped: NeedsOthersError | None,
     ) -> _Root | None:
         """The loss when it is bad, else the gradient that went bad first; what an exception or a buffer points at."""
         if stopped is not None:

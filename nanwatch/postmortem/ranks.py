@@ -7,7 +7,8 @@ cannot be, or says nothing, the flags that the ranks exchange decide (exchange.p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -15,10 +16,16 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nanwatch.postmortem.exchange import Exchange
+from nanwatch.postmortem.joint import together, why_not_together
 from nanwatch.probes.trip import Trip
 from nanwatch.records import Origin, Replay
 
-_SHARDING_MODULES = ("FullyShardedDataParallel", "FSDPModule", "PipelineStage", "DeepSpeedEngine")
+_SHARDING_MODULES = (
+    "FullyShardedDataParallel",
+    "FSDPModule",
+    "PipelineStage",
+    "DeepSpeedEngine",
+)
 """Broken off in the middle of their forward they would not be the same afterwards."""
 
 
@@ -95,6 +102,20 @@ class Ranks:
             exchange.register()
             exchange.add(_flag(trip, bad_loss=trip.seen.where == "loss"))
 
+    def company(
+        self, trip: Trip, modules: Mapping[str, nn.Module]
+    ) -> Callable[[], contextlib.AbstractContextManager[None]] | None:
+        """What a replay runs in when all ranks run it together; None where they do not all want to."""
+        exchange = self._connected() if trip.kind == "nonfinite" else None
+        if exchange is None or why_not_together(modules.values()) is not None:
+            return None
+        size = self.place[1]
+        all_here = exchange.until(lambda: sum(_flags(exchange, trip)) >= size)
+        key = f"{trip.step}/together"
+        if exchange.settle(key, "go" if all_here else "stop") != "go":
+            return None
+        return lambda: together(exchange, key, size, modules.values())
+
     def verdict_to_tell(
         self, trip: Trip, origin: Origin | None, verdict: Replay, *, needs_others: bool
     ) -> Replay | None:
@@ -130,7 +151,10 @@ class Ranks:
         if attached < size:
             why = f"made on another rank: {attached} of {size} ranks are watched, and not this one's share was bad"
             return replace(verdict, verdict="failed", error=_joined(verdict.error, why))
-        return replace(verdict, error=_joined(verdict.error, "the same on every rank") if size > 1 else verdict.error)
+        return replace(
+            verdict,
+            error=_joined(verdict.error, "the same on every rank") if size > 1 else verdict.error,
+        )
 
     def _connected(self) -> Exchange | None:
         if self._exchange is None and rank_and_world_size() is not None and self.several:

@@ -73,7 +73,9 @@ class Outcome:
 
 
 def plan(
-    recorder: FlightRecorder, roots: Sequence[torch.Tensor | Ref], seeds: Sequence[torch.Tensor | None] = ()
+    recorder: FlightRecorder,
+    roots: Sequence[torch.Tensor | Ref],
+    seeds: Sequence[torch.Tensor | None] = (),
 ) -> Plan:
     """The smallest part of the recorded program that gives the roots.
 
@@ -121,7 +123,12 @@ def _needed_calls(recorder: FlightRecorder, needed: set[int]) -> list[Call]:
     return [c for c in recorder.calls() if c.index in needed]
 
 
-def _plan_of(recorder: FlightRecorder, calls: list[Call], roots: list[Ref], seeds: list[torch.Tensor | None]) -> Plan:
+def _plan_of(
+    recorder: FlightRecorder,
+    calls: list[Call],
+    roots: list[Ref],
+    seeds: list[torch.Tensor | None],
+) -> Plan:
     made = Plan(calls, roots, seeds, [s for s in recorder.segments() if s.calls or s.buffers])
     made.changed_in_place = [_label(c) for c in calls for leaf in _leaves(c) if version(leaf.tensor) != leaf.version]
     return made
@@ -134,9 +141,14 @@ def run(
     modules: Mapping[str, nn.Module] | None = None,
     tracer: Any = None,
     backward: bool = True,
+    company: Callable[[], contextlib.AbstractContextManager[None]] = alone,
 ) -> Outcome:
     """Run the plan. With a tracer (see tracer.py) every operation is recorded; `modules` then gives the names."""
-    with _everything_restored(made, (modules or {}).values()), alone(), _named(modules or {}, tracer):
+    with (
+        _everything_restored(made, (modules or {}).values()),
+        company(),
+        _named(modules or {}, tracer),
+    ):
         return run_under_tracer(made, parameters, tracer, backward=backward)
 
 
@@ -241,10 +253,20 @@ def _usable(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _gradients(
-    roots: list[torch.Tensor], seeds: list[torch.Tensor | None], parameters: list[nn.Parameter]
+    roots: list[torch.Tensor],
+    seeds: list[torch.Tensor | None],
+    parameters: list[nn.Parameter],
 ) -> list[torch.Tensor | None]:
     try:
-        return list(torch.autograd.grad(roots, parameters, grad_outputs=seeds, allow_unused=True, retain_graph=True))
+        return list(
+            torch.autograd.grad(
+                roots,
+                parameters,
+                grad_outputs=seeds,
+                allow_unused=True,
+                retain_graph=True,
+            )
+        )
     except RuntimeError as e:
         if "does not require grad" in str(e):
             raise ReplayError(
@@ -311,7 +333,14 @@ def _ambient(ambient: Ambient) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         on = dict(ambient.autocast)
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-            stack.enter_context(torch.autocast(device, dtype=on.get(device), enabled=device in on, cache_enabled=False))
+            stack.enter_context(
+                torch.autocast(
+                    device,
+                    dtype=on.get(device),
+                    enabled=device in on,
+                    cache_enabled=False,
+                )
+            )
         stack.enter_context(torch.set_grad_enabled(ambient.grad_enabled))
         yield
 

@@ -20,7 +20,15 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nanwatch.postmortem.tensors import State, bad_rows, element_at, first_bad, state_of, summarize
+from nanwatch.postmortem.collectives import names_collective
+from nanwatch.postmortem.tensors import (
+    State,
+    bad_rows,
+    element_at,
+    first_bad,
+    state_of,
+    summarize,
+)
 from nanwatch.probes.flight_recorder import Stack
 from nanwatch.probes.outside import is_user_code
 from nanwatch.probes.torch_names import next_sequence_number
@@ -190,7 +198,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 event.zero_gradient = _gradient_is_zero(inputs, worst)
         self.events.append(event)
         read = {storage_key(t) for _, t in inputs}
-        made = [o for o in outputs if o is written or storage_key(o) not in read]
+        # What a collective returns it has written, although its schema does not say so.
+        made = [o for o in outputs if o is written or storage_key(o) not in read or names_collective(op)]
         event.view = not made
         for o in made:  # what lies in the storage of a view still comes from whoever wrote it
             self._remember(o, event.index)

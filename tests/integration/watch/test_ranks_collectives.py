@@ -74,24 +74,68 @@ def test_the_rank_that_sent_the_bad_value_is_told(tmp_path, model, wrapped):
         tmp_path, program(model, before="x * torch.log(x).sum(1, keepdim=True)", wrapped=wrapped)
     ).incident
     assert (incident["rank"], incident["world_size"], incident["step"]) == (1, 2, 3)
-    assert incident["replay"]["verdict"] == "failed"
-    assert "where it would wait for the other ranks" in incident["replay"]["error"]
+    assert incident["replay"]["verdict"] == "reproduced"
     assert incident["origin"]["op"] == "aten::log"
     assert incident["origin"]["batch_rows"] == [2]
 
 
-def test_a_value_made_behind_the_collective_is_told_once_without_an_origin(tmp_path):
-    after = "self.last(x) * torch.log(x.detach() * 0).mean()"
-    incident = launch(tmp_path, program(after=after)).incident
-    assert (incident["step"], incident["origin"]) == (0, None)
-    assert incident["replay"]["verdict"] == "failed"
-    assert "c10d::allreduce_" in incident["replay"]["error"]
+BEHIND = "self.last(x) * torch.log(x.detach() * 0).mean()"
+
+
+def test_a_value_made_behind_the_collective_is_found_by_all_and_told_once(tmp_path):
+    incident = launch(tmp_path, program(after=BEHIND)).incident
+    assert (incident["step"], incident["origin"]["op"]) == (0, "aten::log")
+    assert incident["replay"]["verdict"] == "reproduced"
+
+
+def test_a_gradient_that_goes_bad_behind_the_collective(tmp_path):
+    incident = launch(
+        tmp_path, program(after="self.last(x) + (x.detach() * 0 * self.last.weight.sum()).sqrt()[:, :1]")
+    ).incident
+    assert (incident["seen"]["where"], incident["replay"]["verdict"]) == ("grad", "reproduced")
+    assert incident["origin"]["op"] == "aten::sqrt"
+
+
+def only_rank_0(train):
+    return train.replace("= nanwatch.attach(model)", "= nanwatch.attach(model) if rank == 0 else None").replace(
+        "assert watch.health()", "assert watch is None or watch.health()"
+    )
+
+
+def test_where_not_all_are_watched_one_rank_alone_stops_before_the_collective(tmp_path):
+    incident = launch(tmp_path, only_rank_0(program(after=BEHIND))).incident
+    assert (incident["rank"], incident["origin"], incident["replay"]["verdict"]) == (0, None, "failed")
+    assert "it stopped before c10d::allreduce_" in incident["replay"]["error"]
+
+
+def test_what_it_was_about_to_send_is_its_own(tmp_path):
+    train = program(before="x * torch.log(x).sum(1, keepdim=True)").replace("bad_on=[1]", "bad_on=[0]")
+    incident = launch(tmp_path, only_rank_0(train)).incident
+    assert (incident["rank"], incident["origin"]["op"], incident["replay"]["verdict"]) == (0, "aten::log", "failed")
 
 
 def test_an_infinity_that_is_meant_to_be_before_the_collective_is_not_blamed(tmp_path):
     before = "x + torch.full((6, 4), float('-inf')).exp()"
-    after = "self.last(x) * torch.log(x.detach() * 0).mean()"
-    assert launch(tmp_path, program(before=before, after=after)).incident["origin"] is None
+    assert launch(tmp_path, only_rank_0(program(before=before, after=BEHIND))).incident["origin"] is None
+
+
+def test_a_rank_that_breaks_off_leaves_nobody_waiting(tmp_path):
+    # The second time a step's data comes by it is the replay.
+    before = "breaks_again(x)"
+    train = """
+    seen = set()
+
+    def breaks_again(x):
+        key = float(x.sum())
+        if dist.get_rank() == 1 and key in seen:
+            raise RuntimeError("only the first time")
+        seen.add(key)
+        return x
+    """
+    import textwrap
+
+    incident = launch(tmp_path, textwrap.dedent(train) + program(before=before, after=BEHIND), timeout_s=40).incident
+    assert (incident["origin"], incident["replay"]["verdict"]) == (None, "failed")
 
 
 def test_a_capture_on_one_rank_does_not_wait_for_the_others(tmp_path):
