@@ -9,6 +9,9 @@ import torch
 from nanwatch.probes.statistics import which_nonfinite
 
 MAX_BUFFER_BYTES = 64 * 1024 * 1024
+SMALL_BYTES = 256 * 1024
+"""Buffers up to this size are copied and looked at without asking for their version: batch normalisation moves its
+statistics on without counting it up."""
 
 Slot = tuple[int, str]
 """Where a buffer lives: id of its module, and its name there. The tensor in it may be replaced as well as changed."""
@@ -35,7 +38,7 @@ class BufferCopies:
                 continue
             slot = (id(module), name)
             seen = self._seen.get(slot)
-            if seen is not None and seen[0] is buffer and seen[1] == buffer._version:
+            if seen is not None and seen[0] is buffer and seen[1] == buffer._version and not _may_move(buffer):
                 continue
             self._seen[slot] = (buffer, buffer._version)
             saved = self.saved.get(slot)
@@ -57,6 +60,10 @@ def slots(module: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, torch
                 yield owner, name, buffer
 
 
+def _may_move(buffer: torch.Tensor) -> bool:
+    return buffer.is_floating_point() and buffer.numel() * buffer.element_size() <= SMALL_BYTES
+
+
 class BufferCheck:
     """Which buffers have become non-finite since the last look. Those that hold infinity on purpose never are."""
 
@@ -70,7 +77,7 @@ class BufferCheck:
         changed: dict[str, torch.Tensor] = {}
         for name, (_, buffer) in self._placed().items():
             seen = self._seen.get(name)
-            if seen is None or seen[0] is not buffer or seen[1] != buffer._version:
+            if seen is None or seen[0] is not buffer or seen[1] != buffer._version or _may_move(buffer):
                 changed[name] = buffer
         looked_at = {n: b for n, b in changed.items() if b.is_floating_point() and b.layout == torch.strided}
         bad = {list(looked_at)[i] for i in which_nonfinite(list(looked_at.values()))} if looked_at else set()

@@ -126,4 +126,4 @@ class Unfinished:
 
 
 def _may_be_loss(tensor: torch.Tensor) -> bool:
-    return tensor.requires_grad and tensor.numel() == 1 and tensor.is_floating_point()
+    return tensor.grad_fn is not None and tensor.numel() == 1 and tensor.is_floating_point()
