@@ -66,8 +66,7 @@ class Together(TorchDispatchMode):  # type: ignore[no-untyped-call]
         here = f"{at}/{name} {shapes}"
         self._exchange.add(here)
         self._exchange.until(
-            lambda: (self._exchange.add(here, 0) or 0) >= self._size or self._exchange.has(at),
-            MEETING_S,
+            lambda: (self._exchange.add(here, 0) or 0) >= self._size or self._exchange.has(at), MEETING_S
         )
         all_here = (self._exchange.add(here, 0) or 0) >= self._size
         if self._exchange.settle(at, _GO if all_here else _STOP) != _GO:

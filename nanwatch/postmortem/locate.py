@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from nanwatch.probes.ensemble import Probes
+from nanwatch.probes.trip import Trip
+from nanwatch.records import Replay
+
 from nanwatch.postmortem import evidence
 from nanwatch.postmortem.budget import why_no_room
 from nanwatch.postmortem.collectives import NeedsOthersError, names_collective
@@ -12,21 +16,9 @@ from nanwatch.postmortem.joint import has_shards
 from nanwatch.postmortem.naming import Namer, path_of
 from nanwatch.postmortem.provenance import Leaves, find_origin
 from nanwatch.postmortem.ranks import Ranks, why_not_alone
-from nanwatch.postmortem.replay import (
-    Outcome,
-    Plan,
-    ReplayError,
-    changed,
-    plan,
-    plan_up_to,
-    run,
-    same_bits,
-)
+from nanwatch.postmortem.replay import Outcome, Plan, ReplayError, changed, plan, plan_up_to, run, same_bits
 from nanwatch.postmortem.tensors import state_of
 from nanwatch.postmortem.tracer import Event, Tracer
-from nanwatch.probes.ensemble import Probes
-from nanwatch.probes.trip import Trip
-from nanwatch.records import Replay
 
 _NEAR_THE_END = 12
 """Operations before an exception among which the one stands that made the program look."""
@@ -75,19 +67,9 @@ class Locator:
         try:
             made = self._plan(trip)
             tracer = Tracer(made.batch_size)
-            outcome = run(
-                made,
-                parameters,
-                modules=modules,
-                tracer=tracer,
-                backward=backward,
-                company=company,
-            )
+            outcome = run(made, parameters, modules=modules, tracer=tracer, backward=backward, company=company)
         except Exception as e:
-            return replace(
-                alone,
-                verdict=replace(alone.verdict, error=f"{alone.verdict.error}; together: {e}"),
-            )
+            return replace(alone, verdict=replace(alone.verdict, error=f"{alone.verdict.error}; together: {e}"))
         if trip.seen.where == "grad" and not backward:
             return replace(alone, made=made)
         findings = self._read(trip, made, tracer, outcome, None, alone.verdict.attempts + 1, None)
@@ -158,32 +140,15 @@ class Locator:
         if root is None:
             nothing = why or "no operation of the replay was non-finite"
             verdict = Replay(
-                "failed" if error else "not_reproduced",
-                attempt,
-                bitwise=False,
-                seconds=0.0,
-                error=nothing,
+                "failed" if error else "not_reproduced", attempt, bitwise=False, seconds=0.0, error=nothing
             )
             return Findings(
-                verdict,
-                made=made,
-                events=events,
-                calls=tracer.calls,
-                scope=scope,
-                needs_others=stopped is not None,
+                verdict, made=made, events=events, calls=tracer.calls, scope=scope, needs_others=stopped is not None
             )
         verdict = Replay(
-            "reproduced" if why is None else "failed" if error else "not_reproduced",
-            attempt,
-            same,
-            0.0,
-            why,
+            "reproduced" if why is None else "failed" if error else "not_reproduced", attempt, same, 0.0, why
         )
-        leaves = Leaves(
-            self._namer.state(),
-            evidence.named_data(made, self._namer.ids()),
-            made.stand_ins,
-        )
+        leaves = Leaves(self._namer.state(), evidence.named_data(made, self._namer.ids()), made.stand_ins)
         found = find_origin(tracer.events, root.event, leaves)
         origin, cause = self._namer.name(found, tracer.events, made, loss_is_bad=root.in_forward)
         event = found.event or (found.leaf.consumer if found.leaf else None)
@@ -193,12 +158,7 @@ class Locator:
         )  # fmt: skip
 
     def _root(
-        self,
-        trip: Trip,
-        made: Plan,
-        tracer: Tracer,
-        outcome: Outcome | None,
-        stopped: NeedsOthersError | None,
+        self, trip: Trip, made: Plan, tracer: Tracer, outcome: Outcome | None, stopped: NeedsOthersError | None
     ) -> _Root | None:
         """The loss when it is bad, else the gradient that went bad first; what an exception or a buffer points at."""
         if stopped is not None:

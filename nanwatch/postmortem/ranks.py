@@ -12,20 +12,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import torch
+from nanwatch.probes.trip import Trip
+from nanwatch.records import Origin, Replay
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nanwatch.postmortem.exchange import Exchange
 from nanwatch.postmortem.joint import together, why_not_together
-from nanwatch.probes.trip import Trip
-from nanwatch.records import Origin, Replay
 
-_SHARDING_MODULES = (
-    "FullyShardedDataParallel",
-    "FSDPModule",
-    "PipelineStage",
-    "DeepSpeedEngine",
-)
+_SHARDING_MODULES = ("FullyShardedDataParallel", "FSDPModule", "PipelineStage", "DeepSpeedEngine")
 """Broken off in the middle of their forward they would not be the same afterwards."""
 
 
@@ -151,10 +146,7 @@ class Ranks:
         if attached < size:
             why = f"made on another rank: {attached} of {size} ranks are watched, and not this one's share was bad"
             return replace(verdict, verdict="failed", error=_joined(verdict.error, why))
-        return replace(
-            verdict,
-            error=_joined(verdict.error, "the same on every rank") if size > 1 else verdict.error,
-        )
+        return replace(verdict, error=_joined(verdict.error, "the same on every rank") if size > 1 else verdict.error)
 
     def _connected(self) -> Exchange | None:
         if self._exchange is None and rank_and_world_size() is not None and self.several:

@@ -14,12 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
-
-from nanwatch.postmortem.collectives import alone
-from nanwatch.postmortem.leave_alone import left_alone
-from nanwatch.postmortem.ranks import unwrapped, without_wrappers
-from nanwatch.postmortem.tensors import state_of
 from nanwatch.probes.ambient import Surroundings
 from nanwatch.probes.buffers import Slot
 from nanwatch.probes.flight_recorder import (
@@ -37,6 +31,12 @@ from nanwatch.probes.flight_recorder import (
     version,
 )
 from nanwatch.records import Seen
+from torch import nn
+
+from nanwatch.postmortem.collectives import alone
+from nanwatch.postmortem.leave_alone import left_alone
+from nanwatch.postmortem.ranks import unwrapped, without_wrappers
+from nanwatch.postmortem.tensors import state_of
 
 
 class ReplayError(Exception):
@@ -73,9 +73,7 @@ class Outcome:
 
 
 def plan(
-    recorder: FlightRecorder,
-    roots: Sequence[torch.Tensor | Ref],
-    seeds: Sequence[torch.Tensor | None] = (),
+    recorder: FlightRecorder, roots: Sequence[torch.Tensor | Ref], seeds: Sequence[torch.Tensor | None] = ()
 ) -> Plan:
     """The smallest part of the recorded program that gives the roots.
 
@@ -123,12 +121,7 @@ def _needed_calls(recorder: FlightRecorder, needed: set[int]) -> list[Call]:
     return [c for c in recorder.calls() if c.index in needed]
 
 
-def _plan_of(
-    recorder: FlightRecorder,
-    calls: list[Call],
-    roots: list[Ref],
-    seeds: list[torch.Tensor | None],
-) -> Plan:
+def _plan_of(recorder: FlightRecorder, calls: list[Call], roots: list[Ref], seeds: list[torch.Tensor | None]) -> Plan:
     made = Plan(calls, roots, seeds, [s for s in recorder.segments() if s.calls or s.buffers])
     made.changed_in_place = [_label(c) for c in calls for leaf in _leaves(c) if version(leaf.tensor) != leaf.version]
     return made
@@ -144,11 +137,7 @@ def run(
     company: Callable[[], contextlib.AbstractContextManager[None]] = alone,
 ) -> Outcome:
     """Run the plan. With a tracer (see tracer.py) every operation is recorded; `modules` then gives the names."""
-    with (
-        _everything_restored(made, (modules or {}).values()),
-        company(),
-        _named(modules or {}, tracer),
-    ):
+    with _everything_restored(made, (modules or {}).values()), company(), _named(modules or {}, tracer):
         return run_under_tracer(made, parameters, tracer, backward=backward)
 
 
@@ -253,20 +242,10 @@ def _usable(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _gradients(
-    roots: list[torch.Tensor],
-    seeds: list[torch.Tensor | None],
-    parameters: list[nn.Parameter],
+    roots: list[torch.Tensor], seeds: list[torch.Tensor | None], parameters: list[nn.Parameter]
 ) -> list[torch.Tensor | None]:
     try:
-        return list(
-            torch.autograd.grad(
-                roots,
-                parameters,
-                grad_outputs=seeds,
-                allow_unused=True,
-                retain_graph=True,
-            )
-        )
+        return list(torch.autograd.grad(roots, parameters, grad_outputs=seeds, allow_unused=True, retain_graph=True))
     except RuntimeError as e:
         if "does not require grad" in str(e):
             raise ReplayError(
@@ -333,14 +312,7 @@ def _ambient(ambient: Ambient) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         on = dict(ambient.autocast)
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-            stack.enter_context(
-                torch.autocast(
-                    device,
-                    dtype=on.get(device),
-                    enabled=device in on,
-                    cache_enabled=False,
-                )
-            )
+            stack.enter_context(torch.autocast(device, dtype=on.get(device), enabled=device in on, cache_enabled=False))
         stack.enter_context(torch.set_grad_enabled(ambient.grad_enabled))
         yield
 
