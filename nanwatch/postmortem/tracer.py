@@ -192,7 +192,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.events.append(event)
         read = {storage_key(t) for _, t in inputs}
         # What a collective returns it has written, although its schema does not say so.
-        made = [o for o in outputs if o is written or storage_key(o) not in read or names_collective(op)]
+        also_written = {id(t) for t in _running_statistics(op, args)}
+        made = [o for o in outputs if o is written or id(o) in also_written or storage_key(o) not in read
+                or names_collective(op)]  # fmt: skip
         event.view = not made
         for o in made:  # what lies in the storage of a view still comes from whoever wrote it
             self._remember(o, event.index)
