@@ -128,6 +128,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outputs = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
         if written is not None and not any(o is written for o in outputs):
             outputs.append(written)
+        outputs += _running_statistics(op, args)
         self._record(op, args, kwargs, inputs, sources, before, outputs, written, bad_in=bad_in,
                      pointwise=torch.Tag.pointwise in func.tags)  # fmt: skip
         return result
@@ -288,6 +289,13 @@ def _written(func: Any, args: Any, kwargs: Any) -> torch.Tensor | None:
                 value = value[0] if value else None
             return value if isinstance(value, torch.Tensor) else None
     return None
+
+
+def _running_statistics(op: str, args: Any) -> list[torch.Tensor]:
+    """What batch normalisation moves on although its schema does not say that it writes it."""
+    if "batch_norm" not in op or "backward" in op:
+        return []
+    return [a for a in args[3:5] if isinstance(a, torch.Tensor)]
 
 
 def _cheap(op: str) -> bool:
