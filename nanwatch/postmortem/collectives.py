@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from nanwatch.probes.statistics import count_nonfinite
 from torch import distributed
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from nanwatch.probes.statistics import count_nonfinite
 
 _NAMESPACES = {"c10d", "c10d_functional", "_c10d_functional", "_c10d_functional_autograd", "symm_mem", "_dtensor"}
 _SEND_NOTHING = {"_wrap_tensor_autograd", "wait_tensor"}

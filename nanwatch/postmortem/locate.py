@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from nanwatch.probes.ensemble import Probes
-from nanwatch.probes.trip import Trip
-from nanwatch.records import Replay
-
 from nanwatch.postmortem import evidence
 from nanwatch.postmortem.budget import why_no_room
 from nanwatch.postmortem.collectives import NeedsOthersError, names_collective
@@ -19,6 +15,9 @@ from nanwatch.postmortem.ranks import Ranks, why_not_alone
 from nanwatch.postmortem.replay import Outcome, Plan, ReplayError, changed, plan, plan_up_to, run, same_bits
 from nanwatch.postmortem.tensors import state_of
 from nanwatch.postmortem.tracer import Event, Tracer
+from nanwatch.probes.ensemble import Probes
+from nanwatch.probes.trip import Trip
+from nanwatch.records import Replay
 
 _NEAR_THE_END = 12
 """Operations before an exception among which the one stands that made the program look."""

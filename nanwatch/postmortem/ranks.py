@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import torch
-from nanwatch.probes.trip import Trip
-from nanwatch.records import Origin, Replay
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nanwatch.postmortem.exchange import Exchange
 from nanwatch.postmortem.joint import together, why_not_together
+from nanwatch.probes.trip import Trip
+from nanwatch.records import Origin, Replay
 
 _SHARDING_MODULES = ("FullyShardedDataParallel", "FSDPModule", "PipelineStage", "DeepSpeedEngine")
 """Broken off in the middle of their forward they would not be the same afterwards."""

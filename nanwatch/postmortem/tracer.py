@@ -16,16 +16,16 @@ from types import CodeType
 from typing import Any
 
 import torch
-from nanwatch.probes.flight_recorder import Stack
-from nanwatch.probes.outside import is_user_code
-from nanwatch.probes.torch_names import next_sequence_number
-from nanwatch.records import TensorSummary
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nanwatch.postmortem.collectives import names_collective
 from nanwatch.postmortem.tensors import State, bad_rows, element_at, first_bad, state_of, summarize
+from nanwatch.probes.flight_recorder import Stack
+from nanwatch.probes.outside import is_user_code
+from nanwatch.probes.torch_names import next_sequence_number
+from nanwatch.records import TensorSummary
 
 _UNWRITTEN = {"aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty", "aten::new_empty_strided",
               "aten::empty_permuted", "aten::resize_"}  # fmt: skip
