@@ -14,6 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
+
+from nanwatch.postmortem.collectives import alone
+from nanwatch.postmortem.leave_alone import left_alone
+from nanwatch.postmortem.ranks import unwrapped, without_wrappers
+from nanwatch.postmortem.tensors import state_of
 from nanwatch.probes.ambient import Surroundings
 from nanwatch.probes.buffers import Slot
 from nanwatch.probes.flight_recorder import (
@@ -31,12 +37,6 @@ from nanwatch.probes.flight_recorder import (
     version,
 )
 from nanwatch.records import Seen
-from torch import nn
-
-from nanwatch.postmortem.collectives import alone
-from nanwatch.postmortem.leave_alone import left_alone
-from nanwatch.postmortem.ranks import unwrapped, without_wrappers
-from nanwatch.postmortem.tensors import state_of
 
 
 class ReplayError(Exception):
@@ -100,7 +100,8 @@ def plan_up_to(recorder: FlightRecorder, broken: Call | None) -> Plan:
 
     Raises: ReplayError where nothing was recorded.
     """
-    calls = list(recorder.current.calls)
+    first = recorder.current.first_entry
+    calls = [c for c in recorder.current.calls if first is None or c.index >= first]
     needed = {c.index for c in calls} | (set(refs_of(broken)) if broken is not None else set())
     calls = _needed_calls(recorder, needed) + ([broken] if broken is not None else [])
     if not calls:
@@ -114,7 +115,7 @@ def _needed_calls(recorder: FlightRecorder, needed: set[int]) -> list[Call]:
     current = recorder.current.number
     for call in sorted(by_index.values(), key=lambda c: -c.index):
         # Every entry call of this segment runs, needed or not: it moves buffers on, as it did the first time.
-        moves_buffers = call.segment == current and call.is_entry
+        moves_buffers = call.segment == current and call.is_entry and (call.training or call.compiled)
         if call.index in needed or moves_buffers or (call.mutates and _mutates_one_of(call, needed, by_index)):
             needed.add(call.index)
             needed.update(index for index in refs_of(call) if index in by_index)

@@ -61,13 +61,18 @@ class Probes:
         self._relearned = False
         self.owner = Owner(self._is_idle)
         self.outside = OutsideRecorder(
-            self.recorder, self.surroundings, self._shield("outside").contain, self._learn, lambda: self.watched.ids
+            self.recorder,
+            self.surroundings,
+            self._shield("outside").contain,
+            self._learn,
+            lambda: self.watched.ids,
+            self.owner,
         )
         self.opaque = OpaqueProbe(
             self.recorder, self.outside, self.surroundings, self.owner, enter_compiled=self._enter_compiled,
             modules=lambda: self.watched.models, shield=self._shield("opaque calls"),
         )  # fmt: skip
-        self.samples = SampleProbe(self._shield("samples"))
+        self.samples = SampleProbe(self.outside, self.recorder, self.owner, self._shield("samples"))
         self.scaling = ScalingProbe(self._scaler_skipped, self._shield("scaling"))
         self.gradient_hooks = GradientHooks(self._shield("gradient hooks"))
         self.tripwire = Tripwire(
@@ -143,11 +148,21 @@ class Probes:
 
     def _parts(self) -> list[_Pausable]:
         entries = self._entries.values()
-        return [self.backward, self.optimizer, self.scaling, self.gradient_hooks, self.opaque, *entries]
+        parts: list[_Pausable] = [
+            self.backward,
+            self.optimizer,
+            self.scaling,
+            self.gradient_hooks,
+            self.opaque,
+            self.samples,
+        ]
+        return [*parts, *entries]
 
     def step_done(self, completed: int) -> None:
         for entry in self._entries.values():
             entry.step_done(completed)
+        if self.owner.is_me() and not self.tripwire.in_backward:
+            self.outside.arm()  # from here on the next batch is prepared, perhaps with operations that go wrong
 
     def _learn(self) -> None:
         """The training calls a part of the model that carries no hooks (any more): look for it again, once."""
@@ -170,7 +185,8 @@ class Probes:
 
     def _is_idle(self) -> bool:
         """Between two steps: nothing recorded that a backward is still to come for."""
-        return not (self.outside.armed or self.tripwire.in_backward or any(e.depth for e in self._entries.values()))
+        begun = self.recorder.current.first_entry is not None
+        return not (begun or self.tripwire.in_backward or any(e.depth for e in self._entries.values()))
 
     def forget_depths(self) -> None:
         """A backward begins, so no forward is under way: one that raised has left its depth behind."""

@@ -158,10 +158,13 @@ class EntryProbe:
             self.settle()
         self._rearm = self._outside.armed
         self._outside.disarm()
-        if not trains or torch._C._current_graph_task_id() != -1:
+        if torch._C._current_graph_task_id() != -1:
             return
-        self._recorder.begin_entry()
-        self._recorder.save_buffers(module)
+        # Without gradients it may be an evaluation, and it may be what the step's batch is made of: a teacher's
+        # targets, a generator's images for the critic.
+        self._recorder.begin_entry(trains=trains)
+        if trains:
+            self._recorder.save_buffers(module)
         # Taken down before the forward runs: it may change its arguments in place.
         self._pending = Call(
             index=self._recorder.new_index(),

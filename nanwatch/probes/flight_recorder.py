@@ -33,10 +33,12 @@ class Attribute:
 
 @dataclass(slots=True)
 class Leaf:
-    """A tensor that no recorded call made. `version` tells whether it was changed in place since."""
+    """A tensor that the replay starts from. `version` tells whether it was changed in place since."""
 
     tensor: torch.Tensor
     version: int
+    maker: tuple[int, Path] | None = None
+    """The recorded call that made it before this step's model was called, where one did: to look further back."""
 
 
 @dataclass(slots=True)
@@ -92,6 +94,8 @@ class Segment:
     step: int
     calls: list[Call] = field(default_factory=list)
     buffers: list[BufferCopies] = field(default_factory=list)
+    first_entry: int | None = None
+    """Index of the first forward with gradients: what was recorded before it prepared the batch."""
     entries: int = 0
     """Entry calls in it; when there are `look_again_at`, those that nothing needs are dropped."""
     look_again_at: int = 4
@@ -135,13 +139,21 @@ class FlightRecorder:
     def segments(self) -> list[Segment]:
         return list(self._segments)
 
-    def begin_entry(self) -> None:
+    def begin_entry(self, *, trains: bool) -> None:
         """An entry module is called: forget what an optimizer step has made stale."""
-        self.listener.next_forward()
+        if trains:
+            self.listener.next_forward()
+            if self.current.first_entry is None:
+                self.current.first_entry = self._next + 1
         if len(self._segments) > 1 and self._segments[0].step < self.step:
             self._segments = [s for s in self._segments[:-1] if s.step >= self.step - 1] + [self._segments[-1]]
             self._prune()
         if self.current.entries >= self.current.look_again_at:
+            self._forget_unused()
+
+    def new_batch(self) -> None:
+        """A loader has handed out a batch: what nothing alive depends on belongs to the batches before."""
+        if self.current.calls:
             self._forget_unused()
 
     def save_buffers(self, module: torch.nn.Module) -> None:
@@ -228,11 +240,14 @@ class FlightRecorder:
         entry = self._made.get(id(tensor))
         if entry is None or entry[0]() is not tensor:
             return Leaf(tensor, version(tensor))
-        calls = self.current.calls
-        if calls and entry[1] >= calls[0].index:
+        segment = self.current
+        here = bool(segment.calls) and entry[1] >= segment.calls[0].index
+        if here and (tensor.requires_grad or (segment.first_entry is not None and entry[1] >= segment.first_entry)):
             return Ref(entry[1], entry[2])
-        # Made before the last backward (a GAN's fake images): the call may be forgotten, so hold the tensor too.
-        return Ref(entry[1], entry[2], tensor) if tensor.requires_grad else Leaf(tensor, version(tensor))
+        if tensor.requires_grad:
+            # Made before the last backward (a GAN's fake images): the call may be forgotten, so hold the tensor too.
+            return Ref(entry[1], entry[2], tensor)
+        return Leaf(tensor, version(tensor), entry[1:])
 
     def _forget_unused(self) -> None:
         """Drop calls of this segment that nothing alive depends on: an evaluation with gradients on never ends one."""

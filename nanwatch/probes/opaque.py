@@ -93,6 +93,7 @@ class OpaqueProbe:
         function = cls.apply  # type: ignore[attr-defined]
         call = self._before_function(function, args, kwargs, sys._getframe(2))
         self._outside.disarm()
+        self._outside.covered = True
         try:
             output = original(cls, *args, **kwargs)
         except BaseException:
@@ -100,6 +101,7 @@ class OpaqueProbe:
                 self._recorder.listener.broke(call)
             raise
         finally:
+            self._outside.covered = False
             self._outside.arm()
         if call is not None:
             self._after_function(call, output)
@@ -135,7 +137,7 @@ class OpaqueProbe:
         self._armed_before = self._outside.armed
         self._outside.disarm()
         self._outside.covered = True
-        self._recorder.begin_entry()
+        self._recorder.begin_entry(trains=True)
         modules = self._modules()
         for module in modules.values():
             self._recorder.save_buffers(module)

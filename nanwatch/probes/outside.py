@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from nanwatch.probes.ambient import Surroundings
 from nanwatch.probes.flight_recorder import Call, FlightRecorder, Leaf, Stack
+from nanwatch.probes.owner import Owner
 from nanwatch.probes.torch_names import inside_transform
 
 _TORCH = torch.__file__.rsplit("/", 1)[0] + "/"
@@ -30,6 +31,8 @@ _NOT_USER = (
 _MAX_FRAMES = 8
 MAX_CLONED_BYTES = 16 * 1024 * 1024
 """Of what one segment may copy because the program is about to overwrite it."""
+MAX_CLONED_BEFORE_ENTRY = 1024 * 1024
+"""The same, of what the program changes while it prepares a batch."""
 
 _SKIPPED, _LOOKED, _PLAIN, _RANDOM, _IN_PLACE = range(5)
 _NEVER = {
@@ -58,9 +61,9 @@ class OutsideRecorder(TorchFunctionMode):
         on_fault: Callable[[BaseException], None],
         sees_parameter: Callable[[], None],
         parameter_ids: Callable[[], frozenset[int]],
+        owner: Owner,
     ) -> None:
         super().__init__()
-        self.armed = False
         self.covered = False
         """A call is running that is recorded as a whole, whatever happens inside."""
         self._recorder = recorder
@@ -70,23 +73,29 @@ class OutsideRecorder(TorchFunctionMode):
         self._parameter_ids = parameter_ids
         self._kinds: dict[Any, int] = {}
         self._of_thread = _local()
+        self._owner = owner
 
     # --- on and off the stack ---
+
+    @property
+    def armed(self) -> bool:
+        """Whether the recorder is on this thread's stack. One that lies on another thread's passes everything on."""
+        return getattr(self._of_thread, "leave", None) is not None
 
     def arm(self) -> None:
         """Go onto this thread's function-mode stack, unless the user is inside a mode that would pop us."""
         if self.armed or self.covered or not self._may_push():
             return
         torch._C._push_on_torch_function_stack(self)
-        self.armed = True
         # A thread that ends with our mode on its stack must not take the interpreter down with it.
-        self._of_thread.leave = _Leave(self)
+        self._of_thread.leave = _Leave()
 
     def disarm(self) -> None:
         """Leave the stack, wherever in it we are: users enter and leave modes above us."""
-        if not self.armed or getattr(self._of_thread, "leave", None) is None:
+        leave = getattr(self._of_thread, "leave", None)
+        if leave is None:
             return
-        self.armed = False
+        leave.done = True
         self._of_thread.leave = None
         above = []
         while torch._C._len_torch_function_stack():
@@ -112,7 +121,7 @@ class OutsideRecorder(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if torch.compiler.is_compiling() or inside_transform():
+        if torch.compiler.is_compiling() or inside_transform() or not self._owner.is_me():
             return func(*args, **kwargs)
         kind = self._kinds.get(func)
         if kind is None:
@@ -139,9 +148,11 @@ class OutsideRecorder(TorchFunctionMode):
                 self._on_fault(e)
         return out
 
-    def _before(self, func: Callable[..., Any], kind: int, args: Any, kwargs: Any) -> Call:
+    def _before(self, func: Callable[..., Any], kind: int, args: Any, kwargs: Any) -> Call | None:
         described, named = self._recorder.describe(args), self._recorder.describe(kwargs)
         if kind == _IN_PLACE and described and isinstance(described[0], Leaf):
+            if not torch.is_grad_enabled():
+                return None  # an average of the weights, a checkpoint being loaded: no part of a step
             described = (self._before_overwriting(described[0]), *described[1:])
         self._notice_parameters(args)
         return Call(
@@ -163,7 +174,8 @@ class OutsideRecorder(TorchFunctionMode):
         """
         segment = self._recorder.current
         size = leaf.tensor.numel() * leaf.tensor.element_size()
-        if segment.cloned_bytes + size > MAX_CLONED_BYTES:
+        limit = MAX_CLONED_BYTES if segment.first_entry is not None else MAX_CLONED_BEFORE_ENTRY
+        if segment.cloned_bytes + size > limit:
             return leaf
         segment.cloned_bytes += size
         clone = leaf.tensor.detach().clone()
@@ -184,12 +196,10 @@ class OutsideRecorder(TorchFunctionMode):
 class _Leave:
     """Lives in a thread's local storage; goes with the thread, and takes the mode off its stack."""
 
-    def __init__(self, mode: OutsideRecorder) -> None:
-        self._mode = mode
+    done = False
 
     def __del__(self) -> None:
-        if self._mode.armed and torch._C._len_torch_function_stack():
-            self._mode.armed = False
+        if not self.done and torch._C._len_torch_function_stack():
             torch._C._pop_torch_function_stack()
 
 

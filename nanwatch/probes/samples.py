@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch.utils.data import dataloader
 
-from nanwatch.probes.flight_recorder import tensors_in
+from nanwatch.probes.flight_recorder import FlightRecorder, tensors_in
+from nanwatch.probes.outside import OutsideRecorder
+from nanwatch.probes.owner import Owner
 from nanwatch.probes.patching import Patch
 from nanwatch.shield import Shield
 
@@ -26,11 +28,16 @@ _MAX_TENSORS = 16
 class SampleProbe:
     """Owns the patches of torch's DataLoader iterators."""
 
-    def __init__(self, shield: Shield) -> None:
+    def __init__(self, outside: OutsideRecorder, recorder: FlightRecorder, owner: Owner, shield: Shield) -> None:
+        self.paused = False
+        self._outside = outside
+        self._recorder = recorder
+        self._owner = owner
         self._asked: weakref.WeakKeyDictionary[Any, deque[Any]] = weakref.WeakKeyDictionary()
         self._batches: deque[tuple[Sequence[Any], list[weakref.ref[torch.Tensor]]]] = deque(maxlen=_KEPT)
         self._note_index = shield.wrap(self._remember_index)
         self._note_batch = shield.wrap(self._remember_batch)
+        self._new_batch = shield.wrap(self._on_new_batch)
         iterator = dataloader._BaseDataLoaderIter
         self._patches = [
             Patch(iterator, "_next_index", self._next_index),
@@ -62,9 +69,20 @@ class SampleProbe:
         return index
 
     def _next(self, original: Callable[..., Any], iterator: Any) -> Any:
-        batch = original(iterator)
+        if self.paused or not self._owner.is_me():
+            batch = original(iterator)
+        else:
+            # What a data set does to make a sample is not recorded: hundreds of operations, and no part of the step.
+            self._outside.disarm()
+            batch = original(iterator)
+            self._new_batch()
         self._note_batch(iterator, batch)
         return batch
+
+    def _on_new_batch(self) -> None:
+        self._recorder.new_batch()
+        if torch.is_grad_enabled():
+            self._outside.arm()
 
     def _remember_index(self, iterator: Any, index: Any) -> None:
         if getattr(iterator, "_in_order", True):

@@ -165,7 +165,6 @@ def test_training_in_a_thread_of_its_own(tmp_path):
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
-        assert not seen.probes.outside.armed
     assert [r.step for r in seen.steps] == list(range(7))
     assert seen.incident.step == 5
 
@@ -187,7 +186,7 @@ def test_a_background_evaluation_is_not_the_training(tmp_path):
             step(net, opt, bad=i == 20)
         stop.set()
         thread.join()
-        assert torch._C._len_torch_function_stack() == 0
+    assert torch._C._len_torch_function_stack() == 0
     assert seen.incident.step == 21
     assert seen.incident.origin.batch_rows == (2,)
 
@@ -219,10 +218,7 @@ def test_the_whole_model_checkpointed(tmp_path, reentrant):
             opt.step()
         step(net, opt)
     assert seen.incident.step == 2
-    if reentrant:  # its forward runs without gradients, inside of a function that is not recorded
-        assert "not recorded" in seen.incident.replay.error
-    else:
-        assert seen.incident.origin.op == "aten::div"
+    assert seen.incident.origin.op == "aten::div"
 
 
 def test_packed_sequences_conjugates_and_mixed_types(tmp_path):

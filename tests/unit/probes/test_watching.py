@@ -340,7 +340,7 @@ def test_a_users_function_mode_survives(tmp_path):
         with torch.device("cpu"):
             loss.backward()
         opt.step()
-        assert torch._C._len_torch_function_stack() == 0
+    assert torch._C._len_torch_function_stack() == 0
     assert math.isfinite(seen.steps[0].loss)
 
 
