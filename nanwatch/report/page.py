@@ -140,7 +140,11 @@ def _safe_panels(read: _Reader, history: History | None, incident: Incident) -> 
 
 def _history(folder: Path, rank: int) -> History | None:
     path = folder / "history.parquet"
-    return read_history(pq.read_table(path), rank) if path.is_file() else None
+    if not path.is_file():
+        return None
+    table = pq.read_table(path)
+    # A process that was attached before its group existed did not know its rank: its steps say 0.
+    return read_history(table, rank) or read_history(table, 0)
 
 
 def _lines(source: Source | None) -> list[Line]:
