@@ -12,9 +12,11 @@ from rich.text import Text
 from nanwatch.bundle.reader import Bundle
 from nanwatch.cli.exits import ENVIRONMENT, FINDINGS, FINE, USAGE
 from nanwatch.cli.run_folder import RunFolder, UnreadableBundle, is_run, latest_run
-from nanwatch.cli.story import headline, place, story
+from nanwatch.cli.story import place, story
 from nanwatch.cli.terminal import facts, fail, out, print_json, printable
 from nanwatch.errors import BundleError, SettingsError
+from nanwatch.report.offenders import rows_text
+from nanwatch.report.story import headline, origin_sentence
 from nanwatch.settings import resolve
 
 
@@ -122,10 +124,9 @@ def _print_incidents(run: RunFolder) -> None:
         incident = one.incident
         out.print(Text(printable(headline(incident)), style="red"))
         if incident.origin is not None:
-            origin = incident.origin
-            out.print(
-                f"    {printable(place(origin))}  {origin.op or ''}  {printable(origin.module or '')}", markup=False
-            )
+            rows = rows_text(incident)
+            out.print(f"    {printable(place(incident.origin))}{f', {printable(rows)}' if rows else ''}", markup=False)
+            out.print(f"    {printable(origin_sentence(incident))}", markup=False)
         out.print(f"    {printable(incident.cause.label)} ({incident.cause.confidence})", markup=False)
         out.print(Text(f"    nanwatch show {one.folder}", style="dim"))
 

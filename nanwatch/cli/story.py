@@ -8,31 +8,15 @@ from pathlib import Path
 from rich.text import Text
 
 from nanwatch.cli.terminal import facts, printable
-from nanwatch.records import Incident, Origin, PathNode
-
-CHAIN_LENGTH = 7
-_PHASES = {
-    "data": "came in with the batch",
-    "params": "was in a parameter or buffer already",
-    "forward": "was made in the forward pass",
-    "loss": "was made between the model and backward",
-    "backward": "was made in the backward pass",
-    "optimizer": "was made by the optimizer's step",
-}
+from nanwatch.records import Incident, Origin
+from nanwatch.report.chain import Chain, fold
+from nanwatch.report.offenders import rows_text, tensor_text
+from nanwatch.report.story import headline, origin_sentence
 
 
 def story(incident: Incident, bundle: Path) -> Text:
     """The incident for a person at a terminal."""
     return Text("\n").join((Text(printable(headline(incident)), style="bold red"), facts(_rows(incident, bundle))))
-
-
-def headline(incident: Incident) -> str:
-    """What happened, in one sentence."""
-    if incident.kind == "capture":
-        return f"captured at step {incident.step}: {incident.reason or 'on request'}"
-    value = {"nan": "NaN", "inf": "infinity"}.get(incident.seen.value, incident.seen.value)
-    seen = f"{value} in the {incident.seen.where} at step {incident.step}"
-    return f"{seen}: it {_PHASES[incident.origin.phase]}" if incident.origin else f"{seen}: its origin was not found"
 
 
 def place(origin: Origin) -> str:
@@ -45,7 +29,11 @@ def place(origin: Origin) -> str:
 def _rows(incident: Incident, bundle: Path) -> Iterator[tuple[str, str, str]]:
     """Name, text and style of each line."""
     if incident.origin is not None:
-        yield from _origin_rows(incident.origin)
+        yield from _origin_rows(incident.origin, origin_sentence(incident))
+        if rows := rows_text(incident):
+            yield "batch", rows, ""
+    elif incident.kind == "nonfinite":
+        yield "origin", "was not found", "yellow"
     cause = incident.cause
     yield "cause", f"{cause.label} ({cause.confidence})", "bold"
     for why in cause.why:
@@ -53,14 +41,15 @@ def _rows(incident: Incident, bundle: Path) -> Iterator[tuple[str, str, str]]:
     for i, fix in enumerate(cause.fix):
         yield "fix" if i == 0 else "", fix, "green"
     if incident.path:
-        yield "chain", " → ".join(_chain(incident.path)), ""
+        yield "chain", " → ".join(_chain(fold(incident.path))), ""
     replay = incident.replay
     how = f", {'the same bits' if replay.bitwise else 'not the same bits'}" if replay.verdict == "reproduced" else ""
     yield "replay", f"{replay.verdict.replace('_', ' ')}{how}, {replay.seconds:.1f} s", ""
     if replay.error:
         yield "", replay.error, "yellow"
     for experiment in replay.experiments:
-        yield "", f"{experiment.name}: {'finite' if experiment.finite else 'still bad'}: {experiment.says}", ""
+        outcome = "finite" if experiment.finite else "still not finite"
+        yield "", f"{experiment.name}: {outcome}: {experiment.says}", ""
     for limit in incident.scope:
         yield "limits", limit, "yellow"
     yield "bundle", str(bundle), ""
@@ -68,27 +57,20 @@ def _rows(incident: Incident, bundle: Path) -> Iterator[tuple[str, str, str]]:
         yield "report", str(bundle / "report.html"), ""
 
 
-def _origin_rows(origin: Origin) -> Iterator[tuple[str, str, str]]:
+def _origin_rows(origin: Origin, sentence: str) -> Iterator[tuple[str, str, str]]:
     yield "origin", place(origin), "bold"
     if origin.code:
         yield "", origin.code.strip(), "cyan"
-    if origin.op:
-        yield "operation", f"{origin.op} gave {origin.value}", ""
+    yield "", sentence, ""
     if origin.module is not None:
         kind = f" ({origin.module_type})" if origin.module_type else ""
         yield "module", f"{origin.module or 'the model itself'}{kind}", ""
-    if origin.param:
-        yield ("input" if origin.phase == "data" else "parameter"), origin.param, ""
     for tensor in origin.inputs:
-        spread = "" if tensor.min is None else f", {tensor.min:.4g} to {tensor.max:.4g}"
-        bad = f", {tensor.nonfinite} not finite" if tensor.nonfinite else ""
-        yield "input", f"{tensor.name}: {tensor.dtype} {list(tensor.shape)}{spread}{bad}", ""
-    if origin.batch_rows:
-        yield "batch rows", ", ".join(map(str, origin.batch_rows)), ""
+        yield "input", tensor_text(tensor), ""
+    if origin.output is not None:
+        yield "output", tensor_text(origin.output), ""
 
 
-def _chain(path: tuple[PathNode, ...]) -> list[str]:
-    ops = [node.op.removeprefix("aten::") for node in path]
-    if len(ops) <= CHAIN_LENGTH:
-        return ops
-    return [*ops[: CHAIN_LENGTH - 2], f"({len(ops) - CHAIN_LENGTH + 1} more)", ops[-1]]
+def _chain(chain: Chain) -> list[str]:
+    middle = [chain.middle] if chain.middle else []
+    return [*(link.ops for link in chain.head), *middle, *(link.ops for link in chain.tail)]

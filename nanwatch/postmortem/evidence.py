@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import linecache
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from nanwatch.bundle.tree import Capture
 from nanwatch.bundle.writer import EvidenceWriter
 from nanwatch.postmortem.program import buffers_before, data_leaves, function_name, generator_states
 from nanwatch.postmortem.replay import Plan, leaves_of
+from nanwatch.postmortem.source import source_around
 from nanwatch.probes.buffers import Slot
 from nanwatch.probes.flight_recorder import Call, Leaf, MappingToken, Ref, TupleToken
 from nanwatch.records import json_ready
 
-_CONTEXT_LINES = 6
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _PREVIEW_ROWS = 4
 _PREVIEW_VALUES = 4096
@@ -134,19 +133,6 @@ def preview(
         "source": source_around(file, line),
         "rows": _row_values(rows, data, batch_size, privacy),
     }
-
-
-def source_around(file: str | None, line: int | None) -> dict[str, Any] | None:
-    """The lines around `line` of `file`, or None where the source is not to be had (a notebook that is gone)."""
-    if file is None or line is None:
-        return None
-    linecache.checkcache(file)
-    lines = linecache.getlines(file)
-    if not lines:
-        return None
-    first = max(1, line - _CONTEXT_LINES)
-    kept = [text.rstrip("\n") for text in lines[first - 1 : line + _CONTEXT_LINES]]
-    return {"file": file, "first_line": first, "lines": kept, "marked": line}
 
 
 def readable(value: Any, parameters: Mapping[int, str]) -> Any:

@@ -144,7 +144,7 @@ class Examiner:
             step_total=trip.step + self._start_step,
             micro_step=trip.micro_step,
             action=self._policy,
-            seen=trip.seen,
+            seen=replace(trip.seen, backward=trip.loss_at is None),
             origin=f.origin,
             path=f.path,
             cause=f.cause or _no_cause(trip, f.verdict),

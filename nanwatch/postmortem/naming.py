@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +11,12 @@ import torch
 from nanwatch.postmortem.cause import name_cause
 from nanwatch.postmortem.provenance import Found, LeafOrigin
 from nanwatch.postmortem.replay import Plan
-from nanwatch.postmortem.tensors import bad_columns, bad_rows, first_bad, state_of, summarize
+from nanwatch.postmortem.tensors import bad_columns, bad_rows, element_at, first_bad, state_of, summarize
 from nanwatch.postmortem.traceback import frames, source_line
 from nanwatch.postmortem.tracer import Event
 from nanwatch.probes.ensemble import Probes
 from nanwatch.probes.flight_recorder import Stack
-from nanwatch.records import Cause, Origin, PathNode, Phase
+from nanwatch.records import Cause, Origin, PathNode, Phase, TensorSummary
 
 _LABEL_WORDS = ("label", "target", "truth", "y_true")
 _LOSSES = ("loss", "cross_entropy", "binary_cross", "kl_div", "nll")
@@ -66,7 +67,7 @@ class Namer:
         phase: Phase = "params" if leaf.kind == "params" else "data"
         origin = self._origin(phase, leaf.consumer, leaf.consumer.located.op)
         module = origin.module if phase == "data" else leaf.name.rpartition(".")[0]
-        summary = replace(summarize(leaf.name or "constant", leaf.tensor), position=first_bad(leaf.tensor))
+        summary = _with_first_bad(summarize(leaf.name or "constant", leaf.tensor), leaf.tensor)
         columns = bad_columns(leaf.tensor) if phase == "data" else ()
         origin = replace(
             origin, value=value, module=module, module_type=self.type_of(module), param=leaf.name or None,
@@ -107,6 +108,14 @@ class Namer:
             code=source_line(top),
             stack=shown,
         )
+
+
+def _with_first_bad(summary: TensorSummary, tensor: torch.Tensor) -> TensorSummary:
+    at = first_bad(tensor)
+    element = None if at is None else element_at(tensor, at, tensor.shape)
+    if element is None or math.isnan(element[1]):
+        return replace(summary, position=at)
+    return replace(summary, position=at, value=element[1])
 
 
 def path_of(chain: tuple[Event, ...]) -> tuple[PathNode, ...]:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import linecache
+from collections.abc import Iterable, Iterator
 
+from nanwatch.postmortem.source import source_around
 from nanwatch.probes.flight_recorder import Stack
 from nanwatch.records import Frame, Incident, Origin
+from nanwatch.report.chain import Link, fold, module_name, short_op
+from nanwatch.report.offenders import rows_text, tensor_text
+from nanwatch.report.story import headline, verdict_text
+
+_NUMBER_WIDTH = 6
 
 
 def frames(stack: Stack) -> tuple[Frame, ...]:
@@ -24,49 +31,86 @@ def write_traceback(incident: Incident) -> str:
     """The anomaly traceback in words and frames; outermost call first, as Python prints it."""
     origin = incident.origin
     if origin is None:
-        return f"No origin was found: {incident.replay.error or 'see incident.json'}\n"
-    lines = [f"Non-finite value ({origin.value}) at step {incident.step}, phase {origin.phase}.", ""]
-    lines += ["Traceback of the forward operation (most recent call last):"]
-    for frame in reversed(origin.stack):
-        lines.append(f'  File "{frame.file}", line {frame.line}, in {frame.function}')
-        code = source_line(frame)
-        if code:
-            lines.append(f"    {code}")
-    lines.append(headline(origin))
-    lines += [
-        f"    {t.name}: {list(t.shape)} {t.dtype}, {_span(t.min, t.max)}, {t.nonfinite} non-finite"
-        for t in origin.inputs
+        why = incident.replay.error or "see incident.json"
+        return f"{headline(incident)}.\n\nNo origin was found: {why}\n"
+    blocks = [
+        [f"{headline(incident)}; origin in phase {origin.phase}. {verdict_text(incident)}."],
+        list(_stack(origin)),
+        list(_source(origin)),
+        _titled("What went in:", map(tensor_text, origin.inputs)),
+        _titled("What came out:", [tensor_text(origin.output)] if origin.output is not None else []),
+        _titled("Of the batch:", filter(None, [rows_text(incident)])),
+        _titled(_way_title(incident), _way(incident)),
+        _titled("The same step with one thing changed:", _experiments(incident)),
     ]
-    if incident.path:
-        lines += [
-            "",
-            "The value's way to the loss:" if incident.seen.where == "loss" else "The value's way to what was seen:",
-        ]
-        lines += [f"  {n.op:32s} {n.value:8s} {_module(n.module)}  {_place(n.file, n.line)}" for n in incident.path]
-    return "\n".join(lines) + "\n"
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
-def headline(origin: Origin) -> str:
+def what_happened(origin: Origin) -> str:
     """One line: the operation, the module, what it made."""
     intended = any(t.nonfinite for t in origin.inputs)
     inputs = "infinities that the program wrote on purpose" if intended else "finite inputs"
+    op = "an operation" if origin.op is None else short_op(origin.op)
     what = {
         "data": f"{origin.param or 'the batch'} came with {origin.value}",
         "params": f"{origin.param} was {origin.value} before the step",
-        "optimizer": f"{origin.op} made {origin.param} {origin.value}",
-        "backward": f"the gradient of {origin.op} is {origin.value}",
-    }.get(origin.phase, f"{origin.op} made {origin.value} from {inputs}")
-    where = "" if origin.module is None else f" in {_module(origin.module)} ({origin.module_type})"
-    return f"NonFinite: {what}{where}"
+        "optimizer": f"{op} made {origin.param} {origin.value}",
+        "backward": f"the gradient of {op} is {origin.value}",
+    }.get(origin.phase, f"{op} made {origin.value} from {inputs}")
+    kind = f" ({origin.module_type})" if origin.module_type else ""
+    return f"NonFinite: {what}{'' if origin.module is None else f' in {module_name(origin.module)}{kind}'}"
 
 
-def _span(low: float | None, high: float | None) -> str:
-    return "no finite values" if low is None or high is None else f"{low:.6g} ... {high:.6g}"
+def _stack(origin: Origin) -> Iterator[str]:
+    if origin.stack:
+        first_use = origin.phase in {"data", "params"}
+        yield f"Traceback of {_step_of(origin, first_use=first_use)} (most recent call last):"
+    for frame in reversed(origin.stack):
+        yield f'  File "{frame.file}", line {frame.line}, in {frame.function}'
+        code = source_line(frame)
+        if code:
+            yield f"    {code}"
+    yield what_happened(origin)
 
 
-def _module(name: str | None) -> str:
-    return "(outside of the model)" if name is None else name or "(the model itself)"
+def _step_of(origin: Origin, *, first_use: bool) -> str:
+    if first_use:
+        return "the first use"
+    return "the optimizer's step" if origin.phase == "optimizer" else "the forward operation"
 
 
-def _place(file: str | None, line: int | None) -> str:
-    return f"{file}:{line}" if file else ""
+def _source(origin: Origin) -> Iterator[str]:
+    around = source_around(origin.file, origin.line)
+    if around is None:
+        return
+    yield f"{origin.file}:"
+    for number, text in enumerate(around["lines"], around["first_line"]):
+        mark = ">" if number == around["marked"] else " "
+        yield f"{mark} {number:{_NUMBER_WIDTH}d}  {text}".rstrip()
+
+
+def _way_title(incident: Incident) -> str:
+    return "The value's way to the loss:" if incident.seen.where == "loss" else "The value's way to what was seen:"
+
+
+def _way(incident: Incident) -> Iterator[str]:
+    chain = fold(incident.path)
+    yield from map(_link, chain.head)
+    if chain.middle:
+        yield f"... {chain.middle}"
+    yield from map(_link, chain.tail)
+
+
+def _link(link: Link) -> str:
+    return f"{link.ops:32s} {link.value:4s} {link.module}  {link.place}".rstrip()
+
+
+def _experiments(incident: Incident) -> Iterator[str]:
+    for one in incident.replay.experiments:
+        yield f"{'finite' if one.finite else 'still not finite':17s} {one.name}: {one.says}"
+
+
+def _titled(title: str, lines: Iterable[str]) -> list[str]:
+    """A block, or nothing where there are no lines."""
+    shown = [f"  {line}" for line in lines]
+    return [title, *shown] if shown else []

@@ -23,6 +23,8 @@ class Seen:
     names: tuple[str, ...] = ()
     count: int = 0
     """Tensors that were bad."""
+    backward: bool = True
+    """False: a loss that the program called no backward on."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Incident:
     mlflow: dict[str, Any] = field(default_factory=dict)
     schema: str = "nanwatch.incident/1"
     reason: str | None = None
-    """What the user said with `watch.capture(reason)`."""
+    """What the user said with `watch.capture(reason)`; for `seen.where` output the name of the exception."""
     scope: tuple[str, ...] = ()
     """Plain sentences on what this incident cannot say, and why."""
     sample_ids: tuple[int | str, ...] = ()

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from nanwatch.records import Incident, Origin
 from nanwatch.report import story
+from nanwatch.report.chain import Link, fold
 from nanwatch.report.figures import number_text, shape_text
+from nanwatch.report.offenders import element_text, rows_text
 
-_CHAIN_LENGTH = 8
 _STACK_LENGTH = 8
 
 
@@ -33,7 +34,7 @@ def _lines(incident: Incident) -> Iterator[str]:
     yield f"- **incident:** `{_code(incident.id)}`"
     yield ""
     if incident.origin is not None:
-        yield from _origin(incident.origin)
+        yield from _origin(incident.origin, rows_text(incident))
     if incident.cause.why:
         yield from ("## Why", "", *(f"- {_plain(why)}" for why in incident.cause.why), "")
     if incident.cause.fix:
@@ -45,18 +46,23 @@ def _lines(incident: Incident) -> Iterator[str]:
         yield ""
     if incident.path:
         yield from ("## From the origin to the loss", "")
-        for node in incident.path[:_CHAIN_LENGTH]:
-            at = f" ({_code(node.file)}:{node.line})" if node.file else ""
-            yield f"1. `{_code(node.op)}` in `{_code(_module(node.module))}`{at}: {_plain(node.value)}"
-        if len(incident.path) > _CHAIN_LENGTH:
-            yield f"1. and {len(incident.path) - _CHAIN_LENGTH} more"
+        chain = fold(incident.path)
+        yield from map(_link, chain.head)
+        if chain.middle:
+            yield f"1. {_plain(chain.middle)}"
+        yield from map(_link, chain.tail)
         yield ""
     if incident.scope:
         yield from ("## What this cannot say", "", *(f"- {_plain(limit)}" for limit in incident.scope), "")
     yield "To run this step again: `python replay.py --model package.module:factory`, from where that can be imported."
 
 
-def _origin(origin: Origin) -> Iterator[str]:
+def _link(link: Link) -> str:
+    at = f" ({_code(link.place)})" if link.place else ""
+    return f"1. `{_code(link.ops)}` in `{_code(link.module)}`{at}: {_plain(link.value)}"
+
+
+def _origin(origin: Origin, rows: str) -> Iterator[str]:
     yield from ("## Origin", "")
     if origin.file:
         yield f"`{_code(origin.file)}:{origin.line}` in `{_code(origin.function or '?')}`"
@@ -65,14 +71,15 @@ def _origin(origin: Origin) -> Iterator[str]:
         yield from ("```python", origin.code.replace("```", "'''").strip(), "```", "")
     tensors = [*origin.inputs, *([origin.output] if origin.output else [])]
     if tensors:
-        yield "| tensor | shape | dtype | min | max | non-finite |"
-        yield "|---|---|---|---|---|---|"
+        yield "| tensor | shape | dtype | min | max | non-finite | element |"
+        yield "|---|---|---|---|---|---|---|"
         for t in tensors:
             numbers = f"{number_text(t.min)} | {number_text(t.max)} | {t.nonfinite:,}"
-            yield f"| {_cell(t.name)} | {shape_text(t.shape)} | {_cell(t.dtype)} | {numbers} |"
+            element = element_text(t).removeprefix("element ")
+            yield f"| {_cell(t.name)} | {shape_text(t.shape)} | {_cell(t.dtype)} | {numbers} | {element} |"
         yield ""
-    if origin.batch_rows:
-        yield f"Rows of the batch: {', '.join(map(str, origin.batch_rows))}."
+    if rows:
+        yield f"Of the batch: {_plain(rows)}."
         yield ""
     if len(origin.stack) > 1:
         yield from ("Called from:", "")
@@ -94,7 +101,3 @@ def _code(text: str) -> str:
 
 def _cell(text: str) -> str:
     return f"`{_code(text).replace('|', '/')}`"
-
-
-def _module(name: str | None) -> str:
-    return "the loss code" if name is None else name or "the model itself"

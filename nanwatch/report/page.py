@@ -24,11 +24,12 @@ from nanwatch.bundle.manifest import read_json
 from nanwatch.errors import BundleError
 from nanwatch.records import Incident
 from nanwatch.report import captured, figures, story
-from nanwatch.report.chain import fold
+from nanwatch.report.chain import fold, short_op
 from nanwatch.report.drawing import draw_modules, draw_operations, styles
 from nanwatch.report.evidence import Batch, Environment, Graph, Preview, Source, Upload, read_member
 from nanwatch.report.heatmap import heat_map
 from nanwatch.report.history import History, read_history
+from nanwatch.report.offenders import element_value, row_text, rows_text
 from nanwatch.report.panels import Panel, growth_panel, history_panels
 from nanwatch.report.pictures import row_view
 
@@ -117,7 +118,8 @@ def _context(incident: Incident, read: _Reader) -> dict[str, Any]:
         "rows": [v for r in rows[:_MAX_ROWS] if (v := read.attempt("preview.json", lambda r=r: row_view(r)))],  # type: ignore[misc]
         "rows_left_out": max(0, len(rows) - _MAX_ROWS),
         "rows_stay": upload.stays.get("preview.json") if upload else None,
-        "chain": fold(incident),
+        "chain": fold(incident.path),
+        "offending": rows_text(incident),
         "modules_svg": _svg(modules),
         "operations_svg": _svg(operations),
         "origin_module": graph.origin if graph else None,
@@ -192,7 +194,9 @@ def _jinja() -> Jinja:
         "basename": lambda path: PurePath(path).name,
         "dirname": lambda path: f"{PurePath(path).parent}/",
         "svg": Markup,
-        "op": lambda op: (op or "").removeprefix("aten::"),
+        "op": lambda op: short_op(op or ""),
+        "element": element_value,
+        "of_sample": row_text,
         "moment": lambda text: text.replace("T", " ").split(".")[0].removesuffix("Z") + " UTC",
         "coded": _coded,
         "sentence": story.sentence,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import PurePath
 
 from nanwatch.records import Incident, Origin
+from nanwatch.report.chain import short_op
 from nanwatch.report.figures import plural
+from nanwatch.report.offenders import rows_text
 
 _VALUES = {"nan": "NaN", "inf": "infinity", "none": "not finite"}
 _PHASES = {
@@ -33,15 +35,18 @@ def headline(incident: Incident) -> str:
     step = f"step {incident.step:,}"
     if incident.kind == "capture":
         return f"Captured on request at {step}"
-    value = _VALUES[incident.seen.value]
-    if incident.seen.where == "loss":
-        return f"The loss became {value} at {step}"
-    if incident.seen.where == "none":
+    seen = incident.seen
+    value = _VALUES[seen.value]
+    if seen.where == "output":
+        return f"The program raised {incident.reason or 'an exception'} at {step}, after a {value}"
+    if seen.where == "loss":
+        return f"The loss became {value} at {step}{'' if seen.backward else ', and no backward was called on it'}"
+    if seen.where == "none":
         return f"A value became {value} at {step}"
-    count = max(incident.seen.count, len(incident.seen.names), 1)
-    noun = {"grad": "gradient", "parameter": "parameter", "output": "output"}[incident.seen.where]
-    if count == 1 and incident.seen.names:
-        which = f"gradient of {incident.seen.names[0]}" if noun == "gradient" else f"{noun} {incident.seen.names[0]}"
+    count = max(seen.count, len(seen.names), 1)
+    noun = "gradient" if seen.where == "grad" else "buffer" if _is_buffer(incident) else "parameter"
+    if count == 1 and seen.names:
+        which = f"gradient of {seen.names[0]}" if noun == "gradient" else f"{noun} {seen.names[0]}"
         return f"The {which} became {value} at {step}"
     return f"{plural(count, noun)} became {value} at {step}"
 
@@ -53,7 +58,7 @@ def lead(incident: Incident) -> str:
     if incident.origin is None:
         return "Where it began could not be found. What was seen, and what a replay needs, is below."
     why = f"{sentence(incident.cause.why[0]).rstrip('.')}." if incident.cause.why else ""
-    return f"{origin_sentence(incident.origin)} {why}".strip()
+    return f"{origin_sentence(incident)} {why}".strip()
 
 
 def sentence(text: str) -> str:
@@ -62,17 +67,24 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:] if first.isalpha() and first.islower() else text
 
 
-def origin_sentence(origin: Origin) -> str:
-    """What made the first bad value, and where."""
+def origin_sentence(incident: Incident) -> str:
+    """What made the first bad value, and where; empty where no origin was found."""
+    origin = incident.origin
+    if origin is None:
+        return ""
     value = _VALUES.get(origin.value, origin.value)
     at = f" ({place(origin)})" if origin.file else ""
+    first_use = f" It is first used at {place(origin)}." if origin.file else ""
     if origin.phase == "data":
-        leaf = f" in {origin.inputs[0].name}" if origin.inputs else ""
-        first_use = f" It is first used at {place(origin)}." if origin.file else ""
-        return f"The {value} came in with the batch{leaf}.{first_use}"
+        leaf = f" in {origin.param or origin.inputs[0].name}" if origin.param or origin.inputs else ""
+        rows = rows_text(incident)
+        return f"The {value} came in with the batch{leaf}{f', {rows}' if rows else ''}.{first_use}"
     if origin.phase == "params":
-        return f"The {value} was in {origin.param or 'a parameter or buffer'} before the step began{at}."
-    doer = origin.op.removeprefix("aten::") if origin.op else "An operation"
+        what = origin.param or "a parameter or buffer"
+        if _is_buffer(incident) and not origin.op:
+            return f"{what} was changed outside of what was recorded: where the {value} came from is not known."
+        return f"The {value} was in {what} before the step began.{first_use}"
+    doer = short_op(origin.op) if origin.op else "An operation"
     where = {
         "forward": f"in {module_text(origin)}",
         "loss": "in the loss code",
@@ -80,6 +92,12 @@ def origin_sentence(origin: Origin) -> str:
         "optimizer": "in the optimizer's step" + (f" on {origin.param}" if origin.param else ""),
     }[origin.phase]
     return f"{doer} made the first {value} {where}{at}."
+
+
+def _is_buffer(incident: Incident) -> bool:
+    """A parameter goes bad on its own only in the optimizer's step; what else does is a buffer."""
+    phase = None if incident.origin is None else incident.origin.phase
+    return incident.seen.where == "parameter" and phase != "optimizer"
 
 
 def module_text(origin: Origin) -> str:

@@ -6,13 +6,18 @@ import os
 import sys
 from collections.abc import Callable
 
-from nanwatch.records import Incident, Policy
+from nanwatch.records import Incident, Origin, Policy
+from nanwatch.report.chain import short_op
+from nanwatch.report.offenders import rows_text, tensor_text
+from nanwatch.report.story import headline
 
 _THEN = {
     "record": 'training goes on (on_nonfinite="record")',
     "skip": 'the poisoned update is dropped, training goes on (on_nonfinite="skip")',
     "stop": 'training stops here (on_nonfinite="stop")',
 }
+
+_WIDTH = 200
 
 
 def say(text: str) -> None:
@@ -41,41 +46,49 @@ def elsewhere_line(step_total: int, folder: str) -> str:
 def incident_lines(incident: Incident, folder: str, policy: Policy) -> str:
     """The story in at most twelve lines."""
     o = incident.origin
-    seen = incident.seen
-    shown = {
-        "loss": "the loss",
-        "grad": "a gradient",
-        "parameter": "a parameter",
-        "output": "an output",
-        "none": "a value",
-    }
-    lines = [f"nanwatch: step {incident.step_total}: {shown[seen.where]} became {seen.value}"]
+    story = headline(incident)
+    of_run = f" ({incident.step_total:,} of the run)" if incident.step_total != incident.step else ""
+    lines = [f"nanwatch: {story[:1].lower()}{story[1:]}{of_run}"]
     if o is not None:
-        module = "" if o.module is None else f" in {o.module or 'the model'} ({o.module_type})"
-        what = {
-            "data": f"{o.param or 'the batch'} came with {o.value}; first read",
-            "params": f"{o.param} was {o.value} already; first read",
-        }.get(o.phase, f"{o.phase}: {o.op}{module} made {o.value}")
-        lines.append(f"  origin  {what} at {_short(o.file)}:{o.line}")
+        lines.append(f"  origin  {_origin(o)}")
         if o.code:
             lines.append(f"          {o.code[:100]}")
-        if o.batch_rows:
-            lines.append(f"  rows    {', '.join(map(str, o.batch_rows[:10]))} of the batch")
+        located = next((t for t in o.inputs if t.position is not None), None)
+        if located is not None:
+            lines.append(f"  input   {tensor_text(located)}"[:_WIDTH])
+        if rows := rows_text(incident):
+            lines.append(f"  batch   {rows}"[:_WIDTH])
     cause = incident.cause
-    lines.append(f"  cause   {cause.label} ({cause.confidence}){': ' + cause.why[0] if cause.why else ''}"[:200])
+    lines.append(f"  cause   {cause.label} ({cause.confidence}){': ' + cause.why[0] if cause.why else ''}"[:_WIDTH])
     if cause.fix:
-        lines.append(f"  fix     {cause.fix[0]}"[:200])
+        lines.append(f"  fix     {cause.fix[0]}"[:_WIDTH])
     exact = ", bit for bit" if incident.replay.bitwise else ""
     lines.append(f"  replay  {incident.replay.verdict.replace('_', ' ')}{exact}, {incident.replay.seconds:.2f} s"
                  + (f" ({incident.replay.error})"[:120] if incident.replay.error else ""))  # fmt: skip
+    cured = next((e for e in incident.replay.experiments if e.finite), None)
+    if cured is not None:
+        lines.append(f"  tried   {cured.name}: finite; {cured.says}"[:_WIDTH])
     lines.append(f"  bundle  {_short(folder)}")
     lines.append(f"  {_THEN[policy]}")
     return "\n".join(lines)
 
 
-def _short(path: str | None) -> str:
+def _origin(o: Origin) -> str:
+    """`forward: softmax in blocks.0.attention (Attention) made nan at train.py:25`."""
+    op = "an operation" if o.op is None else short_op(o.op)
+    kind = f" ({o.module_type})" if o.module_type else ""
+    module = "" if o.module is None else f" in {o.module or 'the model'}{kind}"
+    what = {
+        "data": f"{o.param or 'the batch'} came with {o.value}",
+        "params": f"{o.param} was {o.value} already",
+        "optimizer": f"the optimizer's step: {op} made {o.param} {o.value}",
+    }.get(o.phase, f"{o.phase}: {op}{module} made {o.value}")
+    if o.file is None:
+        return what
+    return f"{what}{'; first read' if o.phase in {'data', 'params'} else ''} at {_short(o.file)}:{o.line}"
+
+
+def _short(path: str) -> str:
     """The path relative to the working directory where that is shorter."""
-    if path is None:
-        return "?"
     relative = os.path.relpath(path)
     return path if relative.startswith("..") or len(relative) >= len(path) else relative

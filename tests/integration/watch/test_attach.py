@@ -68,7 +68,7 @@ def test_an_incident_from_attach_to_the_complete_bundle(capfd):
     lines = err.splitlines()
     assert lines[0].startswith("nanwatch watches Sequential (58 parameters)")
     assert 1 < len(lines) <= 13
-    assert "step 7: the loss became nan" in err or "step 7: the loss became inf" in err
+    assert "the loss became NaN at step 7" in err or "the loss became infinity at step 7" in err
     assert "input came with inf" in err
 
 
