@@ -110,7 +110,7 @@ def _load_state(bundle: Bundle, models: WatchedModels) -> None:
 
 def _origin(events: list[Event], root: Event, plan: Plan, state: Mapping[str, torch.Tensor]) -> Event:
     ids = {id(t): name for name, t in state.items()}
-    found = find_origin(events, root, Leaves(state, named_data(plan, ids), plan.stand_ins))
+    found = find_origin(events, [root], Leaves(state, named_data(plan, ids), plan.stand_ins))
     return found.event or (found.leaf.consumer if found.leaf is not None else root)
 
 

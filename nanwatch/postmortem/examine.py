@@ -132,7 +132,8 @@ class Examiner:
     # --- the incident ---
 
     def _incident(self, trip: Trip, f: Findings) -> Incident:
-        identity = self._new_id(trip.step)
+        step = trip.step if f.step is None else f.step
+        identity = self._new_id(step)
         rank, world_size = self.ranks.place
         return Incident(
             id=identity,
@@ -140,8 +141,8 @@ class Examiner:
             time=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             rank=rank,
             world_size=world_size,
-            step=trip.step,
-            step_total=trip.step + self._start_step,
+            step=step,
+            step_total=step + self._start_step,
             micro_step=trip.micro_step,
             action=self._policy,
             seen=replace(trip.seen, backward=trip.loss_at is None),

@@ -26,6 +26,8 @@ class Findings:
     calls: Mapping[str, int] = field(default_factory=dict)
     optimizer_state: dict[str, Any] | None = None
     scope: tuple[str, ...] = ()
+    step: int | None = None
+    """The optimizer step at which the value was made, where that was earlier than it was seen."""
     needs_others: bool = False
     """The replay could not go on without the other ranks."""
 

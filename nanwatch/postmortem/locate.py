@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from nanwatch.postmortem import evidence
 from nanwatch.postmortem.budget import why_no_room
 from nanwatch.postmortem.collectives import NeedsOthersError, names_collective
 from nanwatch.postmortem.findings import Findings, failed
 from nanwatch.postmortem.joint import has_shards
+from nanwatch.postmortem.look_back import look_back
 from nanwatch.postmortem.naming import Namer, path_of
-from nanwatch.postmortem.provenance import Leaves, find_origin
+from nanwatch.postmortem.provenance import Found, Leaves, find_origin
 from nanwatch.postmortem.ranks import Ranks, why_not_alone
 from nanwatch.postmortem.replay import Outcome, Plan, ReplayError, changed, plan, plan_up_to, run, same_bits
 from nanwatch.postmortem.tensors import state_of
@@ -21,14 +22,6 @@ from nanwatch.records import Replay
 
 _NEAR_THE_END = 12
 """Operations before an exception among which the one stands that made the program look."""
-
-
-@dataclass(frozen=True)
-class _Root:
-    """Where the walk starts."""
-
-    event: Event
-    in_forward: bool
 
 
 class Locator:
@@ -130,13 +123,13 @@ class Locator:
         if trip.kind == "capture":
             verdict = Replay("failed" if outcome is None else "reproduced", attempt, same, 0.0, error)
             return Findings(verdict, made=made, events=events, calls=tracer.calls, scope=scope)
-        root = self._root(trip, made, tracer, outcome, stopped)
+        roots = self._roots(trip, made, tracer, outcome, stopped)
         why = error
         if outcome is not None and trip.seen.where in {"loss", "grad"}:
             why = changed(outcome, trip.seen, self._probes.watched.names)
-        if trip.kind == "raised" and root is not None:
+        if trip.kind == "raised" and roots:
             why = error = None  # that the run raised again is what it was to show
-        if root is None:
+        if not roots:
             nothing = why or "no operation of the replay was non-finite"
             verdict = Replay(
                 "failed" if error else "not_reproduced", attempt, bitwise=False, seconds=0.0, error=nothing
@@ -148,53 +141,63 @@ class Locator:
             "reproduced" if why is None else "failed" if error else "not_reproduced", attempt, same, 0.0, why
         )
         leaves = Leaves(self._namer.state(), evidence.named_data(made, self._namer.ids()), made.stand_ins)
-        found = find_origin(tracer.events, root.event, leaves)
-        origin, cause = self._namer.name(found, tracer.events, made, loss_is_bad=root.in_forward)
+        found = find_origin(tracer.events, roots, leaves)
+        origin, cause = self._namer.name(found, tracer.events, made)
         event = found.event or (found.leaf.consumer if found.leaf else None)
-        return Findings(
+        findings = Findings(
             verdict, origin, cause, path_of(found.path), made, events, event, found.path, tracer.calls, scope=scope,
             needs_others=stopped is not None,
         )  # fmt: skip
+        return findings if found.leaf is None else self._looked_back(findings, found, made)
 
-    def _root(
+    def _looked_back(self, findings: Findings, found: Found, made: Plan) -> Findings:
+        """The findings with the origin further back, where the bad leaf was made by a call that is still known."""
+        earlier = look_back(found, made, self._probes, self._namer)
+        if earlier is None:
+            return findings
+        origin, cause = self._namer.name(earlier.found, earlier.events, earlier.made)
+        chain = (*earlier.found.path, *findings.chain)
+        said = (
+            "the value was made before the model was called; the bundle's replay starts from the batch as it was"
+        )
+        return replace(
+            findings, origin=origin, cause=cause, path=path_of(chain), chain=chain, event=earlier.found.event,
+            scope=(*findings.scope, said), step=earlier.step,
+        )  # fmt: skip
+
+    def _roots(
         self, trip: Trip, made: Plan, tracer: Tracer, outcome: Outcome | None, stopped: NeedsOthersError | None
-    ) -> _Root | None:
-        """The loss when it is bad, else the gradient that went bad first; what an exception or a buffer points at."""
+    ) -> list[Event]:
+        """Where the walk starts: the loss when it is bad, else all bad gradients; an exception, a buffer points too."""
         if stopped is not None:
             # Only what this rank was about to send is surely its own; what else is bad may be meant to be.
-            sent = [m for t in stopped.poisoned if (m := tracer.maker_of(t)) is not None]
-            return _Root(sent[0], not sent[0].backward) if sent else None
+            return [m for t in stopped.poisoned if (m := tracer.maker_of(t)) is not None][:1]
         if trip.kind == "raised":
             return _read_before_raising(tracer.events)
         if trip.seen.where == "parameter":
-            return self._maker_of_buffer(trip, made, tracer)
+            return self._makers_of_buffers(trip, made, tracer)
         if outcome is None:
             # The run broke off. What was seen says where to look: a bad loss is made in the forward part.
             in_forward = trip.seen.where == "loss"
-            bad = [e for e in tracer.events if e.value != "finite" and not (in_forward and e.backward)]
-            return _Root(bad[-1], not bad[-1].backward) if bad else None
+            return [e for e in tracer.events if e.value != "finite" and not (in_forward and e.backward)][-1:]
         for tensor in outcome.roots:
             if state_of(tensor) != "finite":
                 maker = tracer.maker_of(tensor)
-                return None if maker is None else _Root(maker, in_forward=True)
+                return [] if maker is None else [maker]
         makers = [tracer.maker_of(g) for g in outcome.gradients if g is not None and state_of(g) != "finite"]
-        known = [m for m in makers if m is not None and m.value != "finite"]
-        return _Root(min(known, key=lambda e: e.index), in_forward=False) if known else None
+        known = {m.index: m for m in makers if m is not None and m.value != "finite"}
+        return [known[i] for i in sorted(known)]
 
-    def _maker_of_buffer(self, trip: Trip, made: Plan, tracer: Tracer) -> _Root | None:
+    def _makers_of_buffers(self, trip: Trip, made: Plan, tracer: Tracer) -> list[Event]:
         placed = self._probes.watched.placed_buffers()
-        for name in trip.seen.names:
-            after = made.after.get(placed[name][0]) if name in placed else None
-            if after is not None and state_of(after) != "finite":
-                maker = tracer.maker_of(after)
-                if maker is not None:
-                    return _Root(maker, in_forward=True)
-        return None
+        after = [made.after[slot] for n in trip.seen.names if n in placed and (slot := placed[n][0]) in made.after]
+        makers = [tracer.maker_of(b) for b in after if state_of(b) != "finite"]
+        return [m for m in makers if m is not None]
 
 
-def _read_before_raising(events: list[Event]) -> _Root | None:
+def _read_before_raising(events: list[Event]) -> list[Event]:
     """The last operation before the exception that read or made a NaN, if one did shortly before."""
     for event in reversed(events[-_NEAR_THE_END:]):
         if event.value == "nan" or any(s.state == "nan" for s in event.sources):
-            return _Root(event, in_forward=not event.backward)
-    return None
+            return [event]
+    return []

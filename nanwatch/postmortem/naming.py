@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,21 +49,21 @@ class Namer:
 
     # --- an origin found by the walk ---
 
-    def name(self, found: Found, events: list[Event], made: Plan, *, loss_is_bad: bool) -> tuple[Origin, Cause]:
+    def name(self, found: Found, events: Sequence[Event], made: Plan) -> tuple[Origin, Cause]:
         """Origin and cause of what the walk through the replay's operations has found."""
         if found.leaf is not None:
             return self._name_leaf(found, found.leaf, made)
         event = found.event
         assert event is not None
         located = event.located
-        phase: Phase = (
-            "backward" if event.backward or not loss_is_bad else "loss" if located.module is None else "forward"
-        )
+        phase: Phase = "backward" if event.backward else "loss" if located.module is None else "forward"
         origin = self._origin(phase, event, located.op if not event.own_code else event.op)
         return origin, name_cause(phase, event, found, events, {})
 
     def _name_leaf(self, found: Found, leaf: LeafOrigin, made: Plan) -> tuple[Origin, Cause]:
         rows = bad_rows(leaf.tensor, made.batch_size, exact=True) if leaf.kind == "data" else ()
+        if leaf.kind == "data" and not rows:  # sliced out of something larger: the rows of what was made of it
+            rows = next((e.rows for e in found.path if e.rows), ())
         value = state_of(leaf.tensor)
         phase: Phase = "params" if leaf.kind == "params" else "data"
         origin = self._origin(phase, leaf.consumer, leaf.consumer.located.op)

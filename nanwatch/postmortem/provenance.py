@@ -7,7 +7,7 @@ operation that turned it into NaN.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,7 @@ import torch
 from nanwatch.postmortem.tensors import is_mask
 from nanwatch.postmortem.tracer import Event, Source, storage_key
 
-_CONSTANTS = {"aten::masked_fill", "aten::masked_fill_", "aten::full", "aten::full_like", "aten::fill", "aten::fill_",
+CONSTANTS = {"aten::masked_fill", "aten::masked_fill_", "aten::full", "aten::full_like", "aten::fill", "aten::fill_",
               "aten::new_full", "aten::scalar_tensor", "aten::lift_fresh", "aten::lift_fresh_copy", "aten::where",
               "aten::constant_pad_nd", "aten::index_fill", "aten::index_fill_", "aten::detach"}  # fmt: skip
 
@@ -69,9 +69,9 @@ class Leaves:
         return unknown if key is None else self._known.get(key, unknown)
 
 
-def find_origin(events: list[Event], root: Event, leaves: Leaves) -> Found:
-    """The first real birth, in order of execution, among what made the root bad."""
-    reached = _upstream(events, root)
+def find_origin(events: Sequence[Event], roots: Sequence[Event], leaves: Leaves) -> Found:
+    """The first real birth, in order of execution, among what made the roots (one or more) bad."""
+    reached = _upstream(events, roots)
     intended = _intended(events, reached, leaves)
     for index in sorted(reached):
         event = events[index]
@@ -79,15 +79,16 @@ def find_origin(events: list[Event], root: Event, leaves: Leaves) -> Found:
             if source.event is None and source.state != "finite":
                 leaf = _bad_leaf(source, event, leaves)
                 if leaf is not None:
-                    return Found(None, leaf, _path(events, event, root, reached), reached)
+                    return Found(None, leaf, _path(events, event, roots, reached), reached)
         if index not in intended and event.value != "finite" and _is_birth(event, intended):
-            return Found(event, None, _path(events, event, root, reached), reached)
+            return Found(event, None, _path(events, event, roots, reached), reached)
     # Everything upstream is intended: the root itself turned constants into a bad value.
-    return Found(root, None, (root,), reached)
+    return Found(roots[0], None, (roots[0],), reached)
 
 
-def _upstream(events: list[Event], root: Event) -> frozenset[int]:
-    seen, todo = {root.index}, [root.index]
+def _upstream(events: Sequence[Event], roots: Sequence[Event]) -> frozenset[int]:
+    todo = [r.index for r in roots]
+    seen = set(todo)
     while todo:
         for source in events[todo.pop()].sources:
             if source.event is not None and source.state != "finite" and source.event not in seen:
@@ -105,7 +106,7 @@ def _is_birth(event: Event, intended: set[int]) -> bool:
     return all(s.event in intended or (s.event is None) for s in bad)
 
 
-def _intended(events: list[Event], reached: frozenset[int], leaves: Leaves) -> set[int]:
+def _intended(events: Sequence[Event], reached: frozenset[int], leaves: Leaves) -> set[int]:
     """Events whose infinities go back to constants that the program wrote."""
     out: set[int] = set()
     for index in sorted(reached):
@@ -114,7 +115,7 @@ def _intended(events: list[Event], reached: frozenset[int], leaves: Leaves) -> s
             continue
         bad = [s for s in event.sources if s.state != "finite"]
         if not bad:
-            if event.op in _CONSTANTS and (event.nonfinite_scalar or event.op != "aten::where"):
+            if event.op in CONSTANTS and (event.nonfinite_scalar or event.op != "aten::where"):
                 out.add(index)
         elif all(s.event in out if s.event is not None else _intended_leaf(s, leaves) for s in bad):
             out.add(index)
@@ -138,10 +139,10 @@ def _bad_leaf(source: Source, event: Event, leaves: Leaves) -> LeafOrigin | None
     return LeafOrigin("data" if kind == "constant" else kind, name, tensor, event)
 
 
-def _path(events: list[Event], start: Event, root: Event, reached: frozenset[int]) -> tuple[Event, ...]:
-    """The shortest chain of bad values from `start` to `root`."""
-    came_from: dict[int, int | None] = {root.index: None}
-    todo = [root.index]
+def _path(events: Sequence[Event], start: Event, roots: Sequence[Event], reached: frozenset[int]) -> tuple[Event, ...]:
+    """The shortest chain of bad values from `start` to one of the roots."""
+    todo = [r.index for r in roots]
+    came_from: dict[int, int | None] = dict.fromkeys(todo)
     for index in todo:
         if index == start.index:
             break
@@ -150,7 +151,7 @@ def _path(events: list[Event], start: Event, root: Event, reached: frozenset[int
                 came_from[source.event] = index
                 todo.append(source.event)
     chain: list[Event] = []
-    at: int | None = start.index if start.index in came_from else root.index
+    at: int | None = start.index if start.index in came_from else roots[0].index
     while at is not None:
         chain.append(events[at])
         at = came_from[at]

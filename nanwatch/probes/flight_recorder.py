@@ -77,6 +77,8 @@ class Call:
     mutates: bool = False
     is_view: bool = False
     """The output lies in the memory of the first argument."""
+    step: int = 0
+    """Optimizer steps that were complete when it ran."""
     compiled: bool = False
     """A compiled function: the model may be in it as well as the loss."""
 
@@ -186,6 +188,7 @@ class FlightRecorder:
         if len(calls) >= MAX_CALLS:
             self.overflowed = True
             return False
+        call.step = self.step
         calls.append(call)
         self.current.entries += call.is_entry
         return True
@@ -242,9 +245,10 @@ class FlightRecorder:
             return Leaf(tensor, version(tensor))
         segment = self.current
         here = bool(segment.calls) and entry[1] >= segment.calls[0].index
-        if here and (tensor.requires_grad or (segment.first_entry is not None and entry[1] >= segment.first_entry)):
+        has_graph = tensor.grad_fn is not None
+        if here and (has_graph or (segment.first_entry is not None and entry[1] >= segment.first_entry)):
             return Ref(entry[1], entry[2])
-        if tensor.requires_grad:
+        if has_graph:
             # Made before the last backward (a GAN's fake images): the call may be forgotten, so hold the tensor too.
             return Ref(entry[1], entry[2], tensor)
         return Leaf(tensor, version(tensor), entry[1:])
