@@ -51,3 +51,13 @@ def spread(values: Any, shape: Sequence[int], stride: Sequence[int]) -> Any:
     memory = values.new_zeros(span)
     memory.as_strided(values.shape, stride).copy_(values)
     return memory.as_strided(shape, stride)
+
+
+def own_share(tensor: Any) -> Any:
+    """What this process holds of a tensor that is spread over several (a DTensor); of any other the tensor itself."""
+    return tensor.detach().to_local() if is_shared_out(tensor) else tensor
+
+
+def is_shared_out(value: object) -> bool:
+    """Whether each of several processes holds a part of a tensor."""
+    return hasattr(value, "to_local")

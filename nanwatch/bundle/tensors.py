@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nanwatch.bundle.layout import home_of, is_dense, span_of, spread, without_repeats
+from nanwatch.bundle.layout import home_of, is_dense, is_shared_out, own_share, span_of, spread, without_repeats
 from nanwatch.bundle.private_file import part_of, seal
 from nanwatch.bundle.summary import summarise
 from nanwatch.bundle.tree import Capture, Describer, Missing, Node, Resolve, restore
@@ -112,19 +112,6 @@ def fingerprint(tensor: Tensor) -> str:
     return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-def own_share(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor that is spread over several (a DTensor); of any other the tensor itself."""
-    if not _is_sharded(tensor):
-        return tensor
-    with torch.no_grad():
-        share: Tensor = tensor.to_local()  # type: ignore[attr-defined]
-    return share
-
-
-def _is_sharded(value: Any) -> bool:
-    return type(value) is not Tensor and hasattr(value, "to_local")
-
-
 class _Gather:
     """First pass: applies redaction once, and finds the tensors in whose memory others lie."""
 
@@ -152,7 +139,8 @@ class _Gather:
     def seen(self, tensor: Tensor, path: str) -> Tensor | None:
         """What may be known of the tensor: itself, or what redaction made of it; None: nothing."""
         if self._redact is None:
-            return own_share(tensor)
+            share: Tensor = own_share(tensor)
+            return share
         at = (id(tensor), path)
         if at not in self._redacted:
             try:
@@ -197,7 +185,7 @@ class _Encoder:
         tensor = self._gathered.seen(value, path)
         if tensor is None:
             return _WITHHELD
-        return self._any(tensor) | ({"shard_of": list(value.shape)} if _is_sharded(value) else {})
+        return self._any(tensor) | ({"shard_of": list(value.shape)} if is_shared_out(value) else {})
 
     def _any(self, tensor: Tensor) -> Node:
         node: Node = {
