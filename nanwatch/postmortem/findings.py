@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nanwatch.postmortem.replay import Plan
+from nanwatch.postmortem.replay import Outcome, Plan
 from nanwatch.postmortem.tracer import Event
 from nanwatch.records import Cause, Origin, PathNode, Replay
 
@@ -20,6 +20,8 @@ class Findings:
     cause: Cause | None = None
     path: tuple[PathNode, ...] = ()
     made: Plan | None = None
+    outcome: Outcome | None = None
+    """What the replay gave, where it came to its end."""
     events: tuple[Event, ...] = ()
     event: Event | None = None
     chain: tuple[Event, ...] = ()

@@ -57,7 +57,7 @@ def look_back(found: Found, made: Plan, probes: Probes, namer: Namer) -> Earlier
 
 def _is_written(found: Found) -> bool:
     if found.leaf is not None:
-        return found.leaf.kind == "constant"
+        return not found.leaf.name  # a number in the program has no name
     assert found.event is not None
     return found.event.nonfinite_scalar or found.event.op in CONSTANTS
 

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nanwatch.postmortem.collectives import names_collective
+from nanwatch.postmortem.closeup import NOTHING, Closeup, look
 from nanwatch.postmortem.tensors import State, bad_rows, element_at, first_bad, state_of, summarize
 from nanwatch.probes.flight_recorder import Stack
 from nanwatch.probes.outside import is_user_code
@@ -59,7 +60,7 @@ class Event:
     forward_of: Event | None
     """In backward: the forward operation whose gradient this is."""
     own_code: bool
-    """In backward: run by the user's own autograd.Function."""
+    """In backward: run by code of the user's own, an autograd.Function or a hook."""
     sources: tuple[Source, ...]
     value: State
     carried: State
@@ -72,10 +73,13 @@ class Event:
     inputs: tuple[TensorSummary, ...] = ()
     output: TensorSummary | None = None
     rows: tuple[int, ...] = ()
-    zero_gradient: bool = False
-    """In backward: where the result is bad, the incoming gradient is zero (a branch that was not taken)."""
     empty_input: bool = False
-    half: bool = False
+    pointwise: bool = False
+    node: int | None = None
+    """In backward: the number of the autograd node that ran it."""
+    own_function: bool = False
+    """Own code that is the backward of an autograd.Function (else it is a hook)."""
+    closeup: Closeup = NOTHING
 
     @property
     def located(self) -> Event:
@@ -117,20 +121,20 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
         if written is not None:
             sources += self._carried_over(written)
-        bad_in = any(s.state != "finite" for s in sources)
-        before = tuple(summarize(n, t) for n, t in inputs) if written is not None and not _cheap(op) else None
+        before = inputs
+        if written is not None and not _cheap(op):
+            before = [(n, t.detach().clone() if t is written else t) for n, t in inputs]
         try:
             result = func(*args, **kwargs)
         except Exception:
             # An operation that refuses its input (a decomposition of NaN) has read it: the walk may start here.
-            self._record(op, args, kwargs, inputs, sources, before, [], None, bad_in=bad_in, pointwise=False)
+            self._record(func, args, kwargs, inputs, sources, before, [], None)
             raise
         outputs = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
         if written is not None and not any(o is written for o in outputs):
             outputs.append(written)
         outputs += _running_statistics(op, args)
-        self._record(op, args, kwargs, inputs, sources, before, outputs, written, bad_in=bad_in,
-                     pointwise=torch.Tag.pointwise in func.tags)  # fmt: skip
+        self._record(func, args, kwargs, inputs, sources, before, outputs, written)
         return result
 
     def _carried_over(self, written: torch.Tensor) -> tuple[Source, ...]:
@@ -149,21 +153,19 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _record(
         self,
-        op: str,
+        func: Any,
         args: Any,
         kwargs: Any,
         inputs: list[tuple[str, torch.Tensor]],
         sources: tuple[Source, ...],
-        before: tuple[TensorSummary, ...] | None,
+        before: list[tuple[str, torch.Tensor]],
         outputs: list[torch.Tensor],
         written: torch.Tensor | None,
-        *,
-        bad_in: bool,
-        pointwise: bool,
     ) -> None:
+        op = func._schema.name
         states = [state_of(o) for o in outputs]
         value: State = "nan" if "nan" in states else "inf" if "inf" in states else "finite"
-        backward, forward_of, own = self._place()
+        backward, forward_of, own, node = self._place()
         event = Event(
             index=len(self.events),
             op=op,
@@ -177,19 +179,24 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             carried=max((value, *(s.state for s in sources if s.carried)), key=_WORSE.index),
             absmax=_absmax(outputs),
             unwritten=op in _UNWRITTEN,
-            half=any(o.dtype in (torch.float16, torch.bfloat16) for o in outputs),
+            pointwise=torch.Tag.pointwise in func.tags,
+            node=None if node is None else node._sequence_nr(),
+            own_function=bool(own) and isinstance(node, torch.autograd.function.BackwardCFunction),
         )
         if value != "finite":
             worst = outputs[states.index(value)]
             at = first_bad(worst)
-            by_element = at if pointwise else None
-            event.inputs = before or tuple(_located(summarize(n, t), t, by_element, worst.shape) for n, t in inputs)
+            by_element = at if event.pointwise else None
+            event.inputs = tuple(_located(summarize(n, t), t, by_element, worst.shape) for n, t in before)
             event.output = _located(summarize("output", worst), worst, at, worst.shape)
             event.rows = bad_rows(worst, self._batch_size)
             event.nonfinite_scalar = _has_nonfinite_scalar(args, kwargs)
             event.empty_input = any(t.numel() == 0 for _, t in inputs)
-            if backward and not bad_in:
-                event.zero_gradient = _gradient_is_zero(inputs, worst)
+            if _may_be_origin(event) or self._completes_origin(event):
+                event.closeup = look(
+                    func, args, kwargs, before, outputs, worst, node=node, gradients=self._gradients(before, event),
+                    forward_is_pointwise=forward_of is not None and forward_of.pointwise,
+                )  # fmt: skip
         self.events.append(event)
         read = {storage_key(t) for _, t in inputs}
         # What a collective returns it has written, although its schema does not say so.
@@ -204,14 +211,26 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._last_sequence = sequence
             self._by_sequence[sequence] = event
 
-    def _place(self) -> tuple[bool, Event | None, Stack]:
-        """Whether this is a backward operation, of which forward operation, and the user's own backward code."""
+    def _place(self) -> tuple[bool, Event | None, Stack, Any]:
+        """Whether this is a backward operation, of which forward operation, the user's own code, and the node."""
         if self.modules or torch._C._current_graph_task_id() == -1:
-            return False, None, ()
+            return False, None, (), None
         node = torch._C._current_autograd_node()
         if node is None:
-            return True, None, ()
-        return True, self._by_sequence.get(node._sequence_nr()), self._stack(own=True)
+            return True, None, (), None
+        return True, self._by_sequence.get(node._sequence_nr()), self._stack(own=True), node
+
+    def _gradients(self, operands: list[tuple[str, torch.Tensor]], event: Event) -> list[torch.Tensor]:
+        """Those operands of a backward operation that came from another node: the incoming gradient."""
+        if event.node is None:
+            return []
+        makers = [(t, self.maker_of(t)) for _, t in operands if t.is_floating_point() or t.is_complex()]
+        return [t for t, m in makers if m is not None and m.backward and m.node != event.node]
+
+    def _completes_origin(self, event: Event) -> bool:
+        """Whether a value that was made in this very node of the backward graph meets the incoming gradient here."""
+        made = (self.events[s.event] for s in event.sources if s.event is not None and s.state != "finite")
+        return event.node is not None and any(m.node == event.node and m.backward for m in made)
 
     def _module(self, backward: bool, forward_of: Event | None) -> str | None:
         if backward:
@@ -317,7 +336,7 @@ def _has_nonfinite_scalar(args: Any, kwargs: Any) -> bool:
     return any(isinstance(a, float) and not math.isfinite(a) for a in leaves)
 
 
-def _gradient_is_zero(inputs: list[tuple[str, torch.Tensor]], output: torch.Tensor) -> bool:
-    """Whether some input of the output's shape is zero wherever the output is bad."""
-    bad = ~torch.isfinite(output)
-    return any(t.shape == output.shape and bool((t[bad] == 0).all()) for _, t in inputs if t.is_floating_point())
+def _may_be_origin(event: Event) -> bool:
+    """Nothing bad went in, or infinities did and NaN came out."""
+    states = {s.state for s in event.sources}
+    return states <= {"finite"} or (event.value == "nan" and "nan" not in states)

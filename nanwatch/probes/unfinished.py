@@ -79,12 +79,16 @@ class Unfinished:
     def _keep(self, call: Call, path: Path, tensor: torch.Tensor) -> None:
         with without_users_modes():
             value = tensor.detach()
+        self._forget_last()
+        # The program may let go of a loss that it has looked at before its next forward begins.
+        self._recorder.kept.add(call.index)
         self.last = Loss(Ref(call.index, path), value, self._trains)
 
     def next_forward(self) -> None:
         """Another forward begins, and no backward was made of the last loss (yet)."""
         self.broken = None
-        loss, self.last = self.last, None
+        loss = self.last
+        self._forget_last()
         readable = loss is not None and (loss.value.device.type == "cpu" or self.looked)
         self.looked = False
         if loss is None or not readable or not loss.is_bad:
@@ -95,6 +99,11 @@ class Unfinished:
             self._recorder.kept.add(loss.ref.index)
         if self.in_a_row == MANY:
             self._on_many_skipped()
+
+    def _forget_last(self) -> None:
+        if self.last is not None:
+            self._recorder.kept.discard(self.last.ref.index)
+            self.last = None
 
     def backward_done(self, roots: tuple[torch.Tensor, ...]) -> list[Loss]:
         """A backward is over: the bad losses that it did not need were skipped."""
