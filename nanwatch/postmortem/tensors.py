@@ -40,7 +40,9 @@ def summarize(name: str, tensor: torch.Tensor) -> TensorSummary:
 
 
 def bad_rows(tensor: torch.Tensor, batch_size: int | None, *, exact: bool = False) -> tuple[int, ...]:
-    """Rows of the batch with a non-finite element, where the first dimension is the batch or whole multiples of it.
+    """Rows of the batch with a bad element, where the first dimension is the batch or whole multiples of it.
+
+    Bad is NaN where there are any: an infinity beside a NaN may be meant (a mask).
 
     Empty when the tensor has no such dimension, and when every row is bad (then rows tell nothing).  With `exact` the
     first dimension has to be the batch itself.
@@ -50,16 +52,15 @@ def bad_rows(tensor: torch.Tensor, batch_size: int | None, *, exact: bool = Fals
         return ()
     if exact and value.shape[0] != batch_size:
         return ()
-    per_row = ~torch.isfinite(value.reshape(batch_size, -1))
-    rows = per_row.any(1).nonzero().flatten().tolist()
+    rows = _bad(value.reshape(batch_size, -1)).any(1).nonzero().flatten().tolist()
     return tuple(rows) if len(rows) < batch_size else ()
 
 
 def first_bad(tensor: torch.Tensor) -> tuple[int, ...] | None:
-    """Index of the first element that is not finite; None where there is none or the layout has no plain index."""
+    """Index of the first bad element (NaN where there are any, else infinite); None where there is none or the layout has no plain index."""
     if tensor.layout != torch.strided or _values(tensor) is None:
         return None
-    bad = ~torch.isfinite(tensor.detach())
+    bad = _bad(tensor.detach())
     if not bool(bad.any()):
         return None
     flat = int(bad.reshape(-1).to(torch.uint8).argmax())
@@ -84,11 +85,11 @@ def element_at(
 
 
 def bad_columns(tensor: torch.Tensor, limit: int = 8) -> tuple[int, ...]:
-    """Columns (last dimension) with a non-finite element, where the tensor has several and few of them are bad."""
+    """Columns (last dimension) with a bad element, where the tensor has several and few of them are bad."""
     value = _values(tensor)
     if value is None or value.dim() < 2 or tensor.layout != torch.strided or tensor.is_complex():
         return ()
-    columns = (~torch.isfinite(value)).reshape(-1, value.shape[-1]).any(0).nonzero().flatten().tolist()
+    columns = _bad(value).reshape(-1, value.shape[-1]).any(0).nonzero().flatten().tolist()
     return tuple(columns) if len(columns) <= limit and len(columns) < value.shape[-1] else ()
 
 
@@ -96,6 +97,11 @@ def is_mask(tensor: torch.Tensor) -> bool:
     """Whether infinities in it are written on purpose: an additive mask holds nothing but zeros and -inf."""
     value = _values(tensor)
     return value is not None and bool(((value == 0) | (value == float("-inf"))).all())
+
+
+def _bad(value: torch.Tensor) -> torch.Tensor:
+    nan = torch.isnan(value)
+    return nan if bool(nan.any()) else torch.isinf(value)
 
 
 def _values(tensor: torch.Tensor) -> torch.Tensor | None:
