@@ -80,7 +80,7 @@ def generator_states(made: Plan) -> dict[str, dict[str, torch.Tensor]]:
 def function_name(call: Call) -> str:
     """Dotted name of a recorded function, e.g. `torch.nn.functional.cross_entropy`, `torch.Tensor.sum`."""
     function = call.function
-    if call.compiled or isinstance(getattr(function, "__self__", None), type):
+    if call.opaque or isinstance(getattr(function, "__self__", None), type):
         # Not torch's own: the program's, by where it is defined.
         owner = getattr(function, "__self__", None)
         named = owner if isinstance(owner, type) else function

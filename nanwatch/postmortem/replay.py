@@ -115,7 +115,7 @@ def _needed_calls(recorder: FlightRecorder, needed: set[int]) -> list[Call]:
     current = recorder.current.number
     for call in sorted(by_index.values(), key=lambda c: -c.index):
         # Every entry call of this segment runs, needed or not: it moves buffers on, as it did the first time.
-        moves_buffers = call.segment == current and call.is_entry and (call.training or call.compiled)
+        moves_buffers = call.segment == current and call.is_entry and (call.training or call.opaque)
         if call.index in needed or moves_buffers or (call.mutates and _mutates_one_of(call, needed, by_index)):
             needed.add(call.index)
             needed.update(index for index in refs_of(call) if index in by_index)
@@ -277,7 +277,7 @@ def _everything_restored(made: Plan, watched: Iterable[nn.Module]) -> Iterator[N
     anomaly = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
     torch.set_anomaly_enabled(False)
     modules = {id(m): m for c in made.calls if c.module is not None for m in unwrapped(c.module).modules()}
-    modules |= {id(m): m for m in watched if any(c.compiled for c in made.calls)}
+    modules |= {id(m): m for m in watched if any(c.opaque for c in made.calls)}
     try:
         with left_alone(modules.values()):
             made.stand_ins.clear()

@@ -69,7 +69,7 @@ class Probes:
             self.owner,
         )
         self.opaque = OpaqueProbe(
-            self.recorder, self.outside, self.surroundings, self.owner, enter_compiled=self._enter_compiled,
+            self.recorder, self.outside, self.surroundings, self.owner, enter_opaque=self._enter_opaque,
             modules=lambda: self.watched.models, shield=self._shield("opaque calls"),
         )  # fmt: skip
         self.samples = SampleProbe(self.outside, self.recorder, self.owner, self._shield("samples"))
@@ -172,10 +172,10 @@ class Probes:
         for entry in self._entries.values():
             entry.learn(again=True)
 
-    def _enter_compiled(self) -> bool:
-        """A compiled function is called: inside an entry module it is a part of that; otherwise it is recorded itself.
+    def _enter_opaque(self) -> bool:
+        """An opaque call begins: inside an entry module it is a part of that; otherwise it is recorded itself.
 
-        Then hooks below the models are taken off before the compiler sees them, which would compile anew without them.
+        Then hooks below the models are taken off before a compiler sees them, which would compile anew without them.
         """
         if any(e.depth for e in self._entries.values()):
             return False
@@ -236,6 +236,7 @@ class _BackwardsSeen:
         self._probes = probes
 
     def before_backward(self) -> None:
+        self._probes.opaque.abandon()
         self._probes.forget_depths()
         self._probes.tripwire.before_backward()
 
@@ -253,6 +254,8 @@ class _StepsSeen:
         self._probes = probes
 
     def before_step(self, optimizer: Optimizer) -> None:
+        self._probes.opaque.abandon()
+        self._probes.outside.disarm()
         self._probes.tripwire.before_step(optimizer)
 
     def after_step(self, optimizer: Optimizer, *, completed: int, advanced: bool) -> None:

@@ -79,13 +79,13 @@ class Call:
     """The output lies in the memory of the first argument."""
     step: int = 0
     """Optimizer steps that were complete when it ran."""
-    compiled: bool = False
-    """A compiled function: the model may be in it as well as the loss."""
+    opaque: bool = False
+    """A region that is recorded as one call (opaque.py): the model may be in it as well as the loss."""
 
     @property
     def is_entry(self) -> bool:
         """Whether it is, or may hold, a forward of the model."""
-        return self.module is not None or self.compiled
+        return self.module is not None or self.opaque
 
 
 @dataclass
@@ -147,6 +147,7 @@ class FlightRecorder:
             self.listener.next_forward()
             if self.current.first_entry is None:
                 self.current.first_entry = self._next + 1
+                self.current.step = self.step
         if len(self._segments) > 1 and self._segments[0].step < self.step:
             self._segments = [s for s in self._segments[:-1] if s.step >= self.step - 1] + [self._segments[-1]]
             self._prune()
@@ -246,7 +247,9 @@ class FlightRecorder:
         segment = self.current
         here = bool(segment.calls) and entry[1] >= segment.calls[0].index
         has_graph = tensor.grad_fn is not None
-        if here and (has_graph or (segment.first_entry is not None and entry[1] >= segment.first_entry)):
+        # Between two calls that prepare the batch, the way is followed; the model and what comes after start from the
+        # batch as it is.
+        if here and (has_graph or segment.first_entry is None or entry[1] >= segment.first_entry):
             return Ref(entry[1], entry[2])
         if has_graph:
             # Made before the last backward (a GAN's fake images): the call may be forgotten, so hold the tensor too.

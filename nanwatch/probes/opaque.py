@@ -1,4 +1,5 @@
-"""Calls that a function mode does not see into: compiled functions, and autograd.Functions of the program's own.
+"""Calls that a function mode does not see into: compiled functions, transforms of torch.func, functional calls, and
+autograd.Functions of the program's own.
 
 Each is recorded as one call, which the replay runs without the compiler, operation by operation. A compiled function
 may hold the model as well as the loss; our hooks inside of it are compiled away (see entry.Hook), so it is observed
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._functorch import apis, eager_transforms
+from torch.nn.utils import stateless
 
 from nanwatch.probes.ambient import Surroundings
 from nanwatch.probes.flight_recorder import Call, FlightRecorder
@@ -28,8 +31,15 @@ _SWITCH = "_maybe_set_eval_frame"
 _WRAPPER = "compile_wrapper"
 
 
+_REGIONS = (
+    (stateless, "_functional_call"), (apis, "vmap_impl"), (eager_transforms, "grad_impl"),
+    (eager_transforms, "grad_and_value_impl"),
+)  # fmt: skip
+"""Where torch.func.functional_call, vmap, grad and grad_and_value look their implementation up when they are called."""
+
+
 class OpaqueProbe:
-    """Owns the patches of `autograd.Function.apply` and of the compiler's switch."""
+    """Owns the patches of `autograd.Function.apply`, of torch.func, and of the compiler's switch."""
 
     def __init__(
         self,
@@ -38,7 +48,7 @@ class OpaqueProbe:
         surroundings: Surroundings,
         owner: Owner,
         *,
-        enter_compiled: Callable[[], bool],
+        enter_opaque: Callable[[], bool],
         modules: Callable[[], Mapping[str, nn.Module]],
         shield: Shield,
     ) -> None:
@@ -49,17 +59,19 @@ class OpaqueProbe:
         self._outside = outside
         self._surroundings = surroundings
         self._owner = owner
-        self._enter_compiled = enter_compiled
+        self._enter_opaque = enter_opaque
         self._modules = modules
         self._call: Call | None = None
         self._armed_before = False
         self._before_function = shield.wrap(self._call_of)
+        self._before_region = shield.wrap(self._begin_region)
         self._after_function = shield.wrap(self._keep)
         self._enter = shield.wrap(self._on_enter)
         self._leave = shield.wrap(self._on_leave)
         self._patches = [
             Patch(torch.autograd.Function, "apply", self._apply),
             Patch(torch, "compile", self._compile),
+            *(Patch(owner, name, self._region) for owner, name in _REGIONS),
         ]
         self._switch: Patch | None = None
 
@@ -92,17 +104,42 @@ class OpaqueProbe:
             return original(cls, *args, **kwargs)
         function = cls.apply  # type: ignore[attr-defined]
         call = self._before_function(function, args, kwargs, sys._getframe(2))
+        return self._run_covered(call, lambda: original(cls, *args, **kwargs), arm=True)
+
+    # --- a region that may hold the model, with other parameters than its own or per sample ---
+
+    def _region(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling() or self.paused or self._outside.covered or inside_transform():
+            return original(*args, **kwargs)
+        if torch._C._current_graph_task_id() != -1 or not self._owner.claim() or not self._enter_opaque():
+            return original(*args, **kwargs)
+        armed = self._outside.armed
+        self._outside.disarm()
+        call = self._before_region(original, args, kwargs, sys._getframe(2))
+        return self._run_covered(call, lambda: original(*args, **kwargs), arm=armed or torch.is_grad_enabled())
+
+    def _begin_region(self, function: Callable[..., Any], args: Any, kwargs: Any, frame: FrameType) -> Call:
+        self._recorder.begin_entry(trains=torch.is_grad_enabled())
+        for module in self._modules().values():
+            self._recorder.save_buffers(module)
+        call = self._call_of(function, args, kwargs, frame)
+        call.opaque = True
+        return call
+
+    def _run_covered(self, call: Call | None, run: Callable[[], Any], *, arm: bool) -> Any:
+        """Nothing is recorded inside: the call stands for all of it."""
         self._outside.disarm()
         self._outside.covered = True
         try:
-            output = original(cls, *args, **kwargs)
+            output = run()
         except BaseException:
             if call is not None:
                 self._recorder.listener.broke(call)
             raise
         finally:
             self._outside.covered = False
-            self._outside.arm()
+            if arm:
+                self._outside.arm()
         if call is not None:
             self._after_function(call, output)
         return output
@@ -130,28 +167,24 @@ class OpaqueProbe:
     def _on_enter(self, frame: FrameType) -> None:
         if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1 or torch.compiler.is_compiling():
             return
-        if inside_transform() or not self._owner.claim() or not self._enter_compiled():
+        if inside_transform() or self._outside.covered or not self._owner.claim() or not self._enter_opaque():
             return
         local = frame.f_locals
         self.running = frame
         self._armed_before = self._outside.armed
         self._outside.disarm()
         self._outside.covered = True
-        self._recorder.begin_entry(trains=True)
-        modules = self._modules()
-        for module in modules.values():
-            self._recorder.save_buffers(module)
-        call = self._call_of(local["fn"], local["args"], local["kwargs"], frame)
-        call.name, call.module = _module_of(local["fn"], modules)
+        call = self._begin_region(local["fn"], local["args"], local["kwargs"], frame)
+        call.name, call.module = _module_of(local["fn"], self._modules())
         call.training = call.module is not None and call.module.training
-        call.compiled = True
         self._call = call
 
     def _on_leave(self, frame: FrameType) -> None:
         call, self._call, self.running = self._call, None, None
         self._outside.covered = False
-        output = frame.f_locals.get("result")
-        if call is not None and output is None:
+        local = frame.f_locals
+        output = local.get("result")
+        if call is not None and not local.get("call_succeeded"):
             self._recorder.listener.broke(call)
         elif call is not None and self._recorder.made(call, output):
             self._recorder.add(call)
@@ -159,7 +192,13 @@ class OpaqueProbe:
         if self._armed_before:
             self._outside.arm()
 
-    # --- both ---
+    def abandon(self) -> None:
+        """A backward or an optimizer's step begins inside of a compiled function: that must never be run again."""
+        if self.running is not None:
+            self._call = None
+            self._outside.covered = False
+
+    # --- all of them ---
 
     def _call_of(self, function: Callable[..., Any], args: Any, kwargs: Any, frame: FrameType) -> Call:
         return Call(
