@@ -12,7 +12,9 @@ from typing import Any
 from nanwatch.bundle.writer import EvidenceWriter
 from nanwatch.postmortem import evidence
 from nanwatch.postmortem.cause import unknown
+from nanwatch.postmortem.decide import decide
 from nanwatch.postmortem.environment import describe_environment
+from nanwatch.postmortem.experiments import applied, run_experiments
 from nanwatch.postmortem.findings import Findings
 from nanwatch.postmortem.graph import describe_graph, magnitudes
 from nanwatch.postmortem.locate import Locator
@@ -84,6 +86,7 @@ class Examiner:
             if verdict is None:
                 return None
             findings.verdict = replace(verdict, seconds=round(time.perf_counter() - began, 3))
+            findings = self._with_experiments(trip, findings)
             incident = self._incident(trip, findings)
             self._write(incident, findings)
         return incident
@@ -127,6 +130,17 @@ class Examiner:
             findings.origin = replace(
                 self._namer.placed("params", (), name.rpartition(".")[0]), param=name, value=trip.seen.value
             )
+        return findings
+
+    def _with_experiments(self, trip: Trip, findings: Findings) -> Findings:
+        """The findings, and what the step does with one thing changed, where one process alone can run it."""
+        alone = not findings.needs_others and self._locator.why_not() is None
+        if trip.kind != "nonfinite" or trip.optimizer is not None or findings.origin is None or not alone:
+            return findings
+        results = run_experiments(findings, trip.seen, self._probes.watched)
+        findings = applied(findings, results)
+        if findings.cause is not None and findings.origin is not None:
+            findings.cause = decide(findings.cause, results.experiments, findings.origin)
         return findings
 
     # --- the incident ---

@@ -20,8 +20,6 @@ class Findings:
     cause: Cause | None = None
     path: tuple[PathNode, ...] = ()
     made: Plan | None = None
-    outcome: Outcome | None = None
-    """What the replay gave, where it came to its end."""
     events: tuple[Event, ...] = ()
     event: Event | None = None
     chain: tuple[Event, ...] = ()
@@ -32,6 +30,8 @@ class Findings:
     """The optimizer step at which the value was made, where that was earlier than it was seen."""
     needs_others: bool = False
     """The replay could not go on without the other ranks."""
+    outcome: Outcome | None = None
+    """What the replay gave, where it came to its end."""
 
 
 def failed(why: str, attempts: int = 0) -> Findings:

@@ -95,7 +95,7 @@ class Locator:
                 known = isinstance(e, ReplayError | NeedsOthersError)
                 error = str(e) if known else f"{type(e).__name__}: {str(e)[:300]}"
                 stopped = e if isinstance(e, NeedsOthersError) else None
-            findings = self._read(trip, made, tracer, outcome, error, attempt, stopped)
+            findings = replace(self._read(trip, made, tracer, outcome, error, attempt, stopped), outcome=outcome)
             again = findings.verdict.verdict != "reproduced" and stopped is None
             if not again or trip.kind in {"capture", "raised"}:
                 break
