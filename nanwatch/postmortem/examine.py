@@ -57,7 +57,7 @@ class Examiner:
         self._privacy = privacy
         self._mlflow_run_id = mlflow_run_id
         self._new_id = new_id
-        self._sample_ids = SampleIds(probes.samples, sample_ids)
+        self._sample_ids = SampleIds(probes.samples, probes.recorder, sample_ids)
         self._namer = Namer(probes)
         self._locator = Locator(probes, self._namer, self.ranks)
 
@@ -98,7 +98,7 @@ class Examiner:
         """
         with self._probes.paused(), without_users_modes():
             findings = self._locator.locate(trip)
-            ids = () if findings.made is None else self._sample_ids.of(findings.made.calls)
+            ids = () if findings.made is None else self._sample_ids.of(findings.made.calls, findings.made.roots)
         return () if findings.origin is None else findings.origin.batch_rows, ids
 
     def last_sample_ids(self) -> tuple[Any, ...]:
@@ -168,7 +168,7 @@ class Examiner:
             mlflow={"run_id": self._mlflow_run_id(), "artifact_path": f"nanwatch/incidents/{identity}"},
             reason=trip.reason,
             scope=f.scope,
-            sample_ids=() if f.made is None else self._sample_ids.of(f.made.calls),
+            sample_ids=() if f.made is None else self._sample_ids.of(f.made.calls, f.made.roots),
         )
 
     def _write(self, incident: Incident, f: Findings) -> None:

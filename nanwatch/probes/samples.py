@@ -1,15 +1,16 @@
 """Which samples a batch is made of: the indices that a DataLoader's sampler gave for it.
 
 The loader asks its sampler ahead of time and hands batches out in the order of asking, so a queue for each iterator
-ties the two together. A batch is recognised by its tensors; where the program has moved it to a device since, by its
-size and by being the last one.
+ties the two together. A batch is recognised by its tensors; where the program has made others of them unseen, by its
+size and by being the last one that was handed out before the model was called.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +26,16 @@ _KEPT = 8
 _MAX_TENSORS = 16
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What a loader has handed out."""
+
+    ids: list[Any]
+    references: list[weakref.ref[torch.Tensor]]
+    handed_out: int
+    """Number that stands between those of the recorded calls before and after."""
+
+
 class SampleProbe:
     """Owns the patches of torch's DataLoader iterators."""
 
@@ -34,7 +45,7 @@ class SampleProbe:
         self._recorder = recorder
         self._owner = owner
         self._asked: weakref.WeakKeyDictionary[Any, deque[Any]] = weakref.WeakKeyDictionary()
-        self._batches: deque[tuple[Sequence[Any], list[weakref.ref[torch.Tensor]]]] = deque(maxlen=_KEPT)
+        self._batches: deque[_Batch] = deque(maxlen=_KEPT)
         self._note_index = shield.wrap(self._remember_index)
         self._note_batch = shield.wrap(self._remember_batch)
         self._new_batch = shield.wrap(self._on_new_batch)
@@ -53,15 +64,18 @@ class SampleProbe:
             patch.remove()
         self._batches.clear()
 
-    def ids_of(self, tensors: Iterable[torch.Tensor], batch_size: int | None) -> list[Any] | None:
-        """The indices of the samples in a batch, row by row; None where no loader gave it, or it gave none."""
+    def ids_of(self, tensors: Iterable[torch.Tensor], batch_size: int | None, before: int) -> list[Any] | None:
+        """The indices of the samples in a batch, row by row; None where no loader gave it, or it gave none.
+
+        tensors:  of the batch, and those that they were made of as far as that is known.
+        before:   index of the recorded call that read the batch.
+        """
         wanted = {id(t) for t in tensors}
-        for ids, references in reversed(self._batches):
-            if any((t := r()) is not None and id(t) in wanted for r in references):
-                return list(ids)
-        same_size = (ids for ids, _ in reversed(self._batches) if len(ids) == batch_size)
-        found = next(same_size, None)
-        return None if found is None else list(found)
+        for batch in reversed(self._batches):
+            if any((t := r()) is not None and id(t) in wanted for r in batch.references):
+                return list(batch.ids)
+        last = next((b for b in reversed(self._batches) if b.handed_out < before), None)
+        return None if last is None or len(last.ids) != batch_size else list(last.ids)
 
     def _next_index(self, original: Callable[..., Any], iterator: Any) -> Any:
         index = original(iterator)
@@ -97,4 +111,4 @@ class SampleProbe:
         if None in ids:
             return  # an IterableDataset has no indices
         references = [weakref.ref(t) for (_, t), _ in zip(tensors_in(batch), range(_MAX_TENSORS), strict=False)]
-        self._batches.append((ids, references))
+        self._batches.append(_Batch(ids, references, self._recorder.new_index()))
