@@ -79,7 +79,7 @@ class Locator:
             made = self._plan(trip)
         except ReplayError as e:
             return failed(str(e))
-        with_backward = trip.kind == "capture" or trip.seen.where == "grad"
+        with_backward = trip.kind == "capture" or (trip.seen.where == "grad" and not trip.by_hand)
         for attempt in (1, 2):
             tracer = Tracer(made.batch_size)
             error: str | None = None
@@ -108,7 +108,10 @@ class Locator:
         if trip.loss_at is not None:
             return plan(recorder, [trip.loss_at])
         assert trip.backward is not None
-        return plan(recorder, trip.backward.roots, () if trip.scaled else trip.backward.seeds)
+        roots = trip.backward.roots
+        if trip.by_hand:
+            roots = tuple(r for r in roots if recorder.find(r) is not None)[:1] or roots[:1]
+        return plan(recorder, roots, () if trip.scaled else trip.backward.seeds)
 
     def _read(
         self, trip: Trip, made: Plan, tracer: Tracer, outcome: Outcome | None, error: str | None, attempt: int,
@@ -125,7 +128,7 @@ class Locator:
             return Findings(verdict, made=made, events=events, calls=tracer.calls, scope=scope)
         roots = self._roots(trip, made, tracer, outcome, stopped)
         why = error
-        if outcome is not None and trip.seen.where in {"loss", "grad"}:
+        if outcome is not None and trip.seen.where in {"loss", "grad"} and not trip.by_hand:
             why = changed(outcome, trip.seen, self._probes.watched.names)
         if trip.kind == "raised" and roots:
             why = error = None  # that the run raised again is what it was to show
@@ -157,9 +160,7 @@ class Locator:
             return findings
         origin, cause = self._namer.name(earlier.found, earlier.events, earlier.made)
         chain = (*earlier.found.path, *findings.chain)
-        said = (
-            "the value was made before the model was called; the bundle's replay starts from the batch as it was"
-        )
+        said = "the value was made before the model was called; the bundle's replay starts from the batch as it was"
         return replace(
             findings, origin=origin, cause=cause, path=path_of(chain), chain=chain, event=earlier.found.event,
             scope=(*findings.scope, said), step=earlier.step,

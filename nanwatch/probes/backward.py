@@ -32,7 +32,7 @@ class BackwardCall:
 class BackwardEvents(Protocol):
     """Who wants to know of backward calls."""
 
-    def before_backward(self) -> None: ...
+    def before_backward(self, call: BackwardCall) -> None: ...
 
     def after_backward(self, call: BackwardCall) -> None: ...
 
@@ -89,7 +89,7 @@ class BackwardProbe:
         backward = BackwardCall(_sequence(tensors), _sequence(seeds))
         try:
             self._outside.disarm()
-            self._before()
+            self._before(backward)
             try:
                 result = call()
             except BaseException as e:
@@ -116,10 +116,11 @@ class BackwardProbe:
         self._inside = True
         try:
             self._outside.disarm()
-            self._before()
+            self._before(BackwardCall(_sequence(outputs), _sequence(grad_outputs)))
             result = original(outputs, inputs, grad_outputs, *args, **kwargs)
             gradients = {id(t): g for t, g in zip(wanted, result, strict=False)}
             self._after(BackwardCall(_sequence(outputs), _sequence(grad_outputs), gradients))
+            self._outside.arm()  # what the program makes of the gradients it was given is its own code
         finally:
             self._inside = False
         return result

@@ -97,6 +97,7 @@ class Probes:
         )
         self._entries[name] = entry
         entry.learn()
+        self.tripwire.attached()
         if not self._installed:
             for probe in (self.backward, self.optimizer, self.scaling, self.opaque, self.samples):
                 probe.install()
@@ -235,10 +236,10 @@ class _BackwardsSeen:
     def __init__(self, probes: Probes) -> None:
         self._probes = probes
 
-    def before_backward(self) -> None:
+    def before_backward(self, call: BackwardCall) -> None:
         self._probes.opaque.abandon()
         self._probes.forget_depths()
-        self._probes.tripwire.before_backward()
+        self._probes.tripwire.before_backward(call)
 
     def after_backward(self, call: BackwardCall) -> None:
         self._probes.tripwire.after_backward(call)

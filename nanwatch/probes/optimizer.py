@@ -81,6 +81,8 @@ class OptimizerProbe:
         if self._running.get(key) is not None and _is_running(self._running[key]):
             self._depth[key] += 1
             return
+        if any(_is_running(frame) for other, frame in self._running.items() if other != key):
+            return  # the base of an optimizer that wraps another: its step is a part of that one's
         # A step that raised has left its depth behind; the frame tells that it is over.
         self._depth[key] = 1
         self._running[key] = _step_frame()

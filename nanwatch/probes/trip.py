@@ -1,8 +1,9 @@
-"""What the tripwire hands on: a non-finite value with what a replay starts from."""
+"""What the tripwire hands on: a non-finite value with what a replay starts from, and the record of each step."""
 
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,8 +14,9 @@ from torch.optim.optimizer import Optimizer
 
 from nanwatch.probes.backward import BackwardCall
 from nanwatch.probes.flight_recorder import Ref, Stack
-from nanwatch.probes.statistics import plain
-from nanwatch.records import Seen
+from nanwatch.probes.scaling import ScalingProbe
+from nanwatch.probes.statistics import S, plain
+from nanwatch.records import Seen, StepRecord
 
 UNKNOWN = float("nan")
 
@@ -40,6 +42,8 @@ class Trip:
     stack: Stack = ()
     """Where the program was: the backward or the step call."""
     reason: str | None = None
+    by_hand: bool = False
+    """The roots are gradients that the program has set itself."""
     loss_at: Ref | None = None
     """Where the loss was made, if no backward was called on it."""
 
@@ -58,6 +62,37 @@ class OpenStep:
     overflow: bool = False
     stats_KS: NDArray[np.float32] | None = None
     own_s: float = 0.0
+
+
+def step_record(
+    step: OpenStep, *, rank: int, number: int, start_step: int, names_id: int, tensors: int, duration_s: float,
+    lr: float, scaling: ScalingProbe,
+) -> StepRecord:  # fmt: skip
+    """All that is known of a step that is over."""
+    clip = scaling.clip
+    clipped = clip is not None and clip[1].device.type == "cpu"
+    return StepRecord(
+        rank=rank,
+        step=number,
+        step_total=number + start_step,
+        micro_steps=step.micro_steps,
+        time_unix_s=time.time(),
+        monotonic_s=time.monotonic(),
+        step_time_s=duration_s,
+        loss=step.losses / step.micro_steps if step.micro_steps else UNKNOWN,
+        loss_measured=step.micro_steps > 0,
+        lr=lr,
+        loss_scale=scaling.scale(),
+        grad_norm_clipped=min(clip[0], float(clip[1])) if clip is not None and clipped else UNKNOWN,
+        overhead=min(1.0, step.own_s / duration_s) if duration_s > 0 else 0.0,
+        bad_loss=step.bad_loss,
+        bad_grads=step.bad_grads,
+        bad_params=step.bad_params,
+        scaler_skipped=step.scaler_skipped or step.overflow,
+        update_skipped=step.update_skipped,
+        names_id=names_id,
+        stats_KS=step.stats_KS if step.stats_KS is not None else np.full((tensors, S), np.nan, np.float32),
+    )
 
 
 def loss_seen(loss: float) -> Seen:

@@ -26,12 +26,13 @@ from nanwatch.probes.gradient_hooks import GradientHooks
 from nanwatch.probes.optimizer import OptimizerProbe, learning_rate
 from nanwatch.probes.outside import user_stack
 from nanwatch.probes.scaling import ScalingProbe
-from nanwatch.probes.statistics import S, measure, plain, which_nonfinite
+from nanwatch.probes.statistics import measure, plain
 from nanwatch.probes.torch_names import without_users_modes
-from nanwatch.probes.trip import UNKNOWN, OpenStep, Trip, loss_seen, value_of
+from nanwatch.probes.trip import UNKNOWN, OpenStep, Trip, loss_seen, step_record, value_of
 from nanwatch.probes.unfinished import Loss, Unfinished
+from nanwatch.probes.updates import UpdateCheck
 from nanwatch.probes.watched import WatchedModels
-from nanwatch.records import STATISTICS, Policy, Record, Seen, StepRecord
+from nanwatch.records import STATISTICS, Policy, Record, Seen
 
 ZEROS_EVERY = 16
 REFRESH_EVERY = 16
@@ -78,6 +79,7 @@ class Tripwire:
         self._hooks = hooks
         self.unfinished = Unfinished(recorder, self._many_skipped)
         recorder.listener = self.unfinished
+        self._updates = UpdateCheck(watched)
         self._buffers = BufferCheck(watched.placed_buffers)
         self._rank = rank
         self._start_step = start_step
@@ -98,9 +100,21 @@ class Tripwire:
         self._stale: dict[int, tuple[int, int]] = {}
         self._dropped_gradients: dict[int, list[tuple[torch.nn.Parameter, torch.Tensor]]] = {}
 
+    def attached(self) -> None:
+        """A model has been added: what is not finite in it already is not this training's doing."""
+        with without_users_modes():
+            self._updates.attached()
+            self._buffers.newly_bad()
+
     # --- backward ---
 
-    def before_backward(self) -> None:
+    def before_backward(self, call: BackwardCall) -> None:
+        if self._hooks.installed and not self.open:
+            # The optimizer steps inside of this backward: afterwards the parameters are not what the loss came from.
+            backward = BackwardCall(tuple(self._unscaled(r) for r in call.roots), call.seeds, call.gradients)
+            loss = value_of(backward.roots)
+            if not math.isfinite(loss):
+                self._open(self._trip_for(loss_seen(loss), backward, loss))
         self.in_backward = True
 
     def backward_raised(self, call: BackwardCall, error: BaseException) -> None:
@@ -133,6 +147,7 @@ class Tripwire:
             stats_KS, bad = measure(gradients, count_zeros=count_zeros, exact=not self.open)
             loss = value_of(backward.roots)
         bad = self._new_ones(bad, gradients)
+        self._updates.measured()
         step.stats_KS = stats_KS
         step.losses += loss
         step.own_s += time.perf_counter() - began
@@ -157,6 +172,7 @@ class Tripwire:
             if self._advanced_in_backward is not None:
                 optimizer, self._advanced_in_backward = self._advanced_in_backward, None
                 self._hooks.install(self._watched.parameters)
+                self._check_parameters(optimizer)
                 self._complete(optimizer)
 
     def _bad_buffers(self, backward: BackwardCall, loss: float) -> Trip | None:
@@ -285,6 +301,8 @@ class Tripwire:
     # --- optimizer ---
 
     def before_step(self, optimizer: Optimizer) -> None:
+        if not self.in_backward:
+            self._check_gradients_set_by_hand()
         # A bad loss is one rank's alone, gradients are the same on all: what only one knows must not part them.
         poisoned = self._step.bad_grads or (self._step.bad_loss and not _several_ranks())
         if self.policy == "skip" and poisoned:
@@ -298,37 +316,50 @@ class Tripwire:
     def after_step(self, optimizer: Optimizer, *, completed: int, advanced: bool) -> None:
         for p, gradient in self._dropped_gradients.pop(id(optimizer), ()):
             p.grad = gradient
-        self._check_parameters(optimizer)
         if self.in_backward:
+            # What the loss and the gradients were is known when the backward is over.
             if advanced:
                 self._advanced_in_backward = optimizer
-        elif advanced:
+            return
+        self._check_parameters(optimizer)
+        if advanced:
             self._complete(optimizer)
         self._stop_if_asked()
 
     def scaler_skipped(self) -> None:
         self._step.scaler_skipped = True
 
+    def _check_gradients_set_by_hand(self) -> None:
+        """Gradients that no backward of ours has made: the program's own code may have spoilt them."""
+        gradients = self._updates.gradients_by_hand()
+        if not gradients or self.open:
+            return
+        with without_users_modes():
+            stats_KS, bad = measure(gradients, count_zeros=False)
+        self._step.stats_KS = stats_KS
+        if bad:
+            self._step.bad_grads = True
+            roots = tuple(g for k in bad if (g := gradients[k]) is not None)
+            trip = self._trip(BackwardCall(roots, ()), UNKNOWN, bad, stats_KS, bad_loss=False)
+            if trip is not None:
+                self._open(replace(trip, by_hand=True))
+
     def _check_parameters(self, optimizer: Optimizer) -> None:
         """Whether this step made a parameter non-finite although loss and gradients were fine."""
         step = self._step
         if self.open or step.bad_loss or step.bad_grads:
             return
-        parameters = [p for g in optimizer.param_groups for p in g["params"] if id(p) in self._watched.ids]
-        on_device = any(p.device.type != "cpu" for p in parameters)
-        if on_device and self._recorder.step % DEVICE_PARAMETER_CHECK_EVERY:
+        if self._watched.on_device and self._recorder.step % DEVICE_PARAMETER_CHECK_EVERY:
             return  # reading the answer makes the host wait, so not at every step
         began = time.perf_counter()
         with without_users_modes():
-            bad = which_nonfinite(parameters)
+            bad = self._updates.newly_bad(optimizer)
+            value: Literal["nan", "inf"] = "nan" if any(bool(plain(p).isnan().any()) for p in bad.values()) else "inf"
         step.own_s += time.perf_counter() - began
         if not bad:
             return
         step.bad_params = True
-        by_id = {id(p): name for name, p in self._watched.named_parameters()}
-        names = tuple(by_id[id(parameters[i])] for i in bad[:20])
-        value: Literal["nan", "inf"] = "nan" if any(bool(plain(parameters[i]).isnan().any()) for i in bad) else "inf"
-        seen = Seen("parameter", value, names, len(bad))
+        seen = Seen("parameter", value, tuple(bad)[:20], len(bad))
         self._open(
             Trip("nonfinite", self._recorder.step, max(0, step.micro_steps - 1), seen, None, optimizer=optimizer,
                  stack=user_stack(sys._getframe(1)))
@@ -338,43 +369,17 @@ class Tripwire:
         """Close the books on this step."""
         now = time.perf_counter()
         step, number = self._step, self._recorder.step
-        duration = now - self._last_emit_s
-        bad = step.bad_loss or step.bad_grads or step.bad_params
-        n = len(self._watched.parameters)
         self._emit(
-            StepRecord(
-                rank=self._rank,
-                step=number,
-                step_total=number + self._start_step,
-                micro_steps=step.micro_steps,
-                time_unix_s=time.time(),
-                monotonic_s=time.monotonic(),
-                step_time_s=duration,
-                loss=step.losses / step.micro_steps if step.micro_steps else UNKNOWN,
-                loss_measured=step.micro_steps > 0,
-                lr=UNKNOWN if optimizer is None else learning_rate(optimizer),
-                loss_scale=self._scaling.scale(),
-                grad_norm_clipped=self._clipped_norm(),
-                overhead=min(1.0, step.own_s / duration) if duration > 0 else 0.0,
-                bad_loss=step.bad_loss,
-                bad_grads=step.bad_grads,
-                bad_params=step.bad_params,
-                scaler_skipped=step.scaler_skipped or step.overflow,
-                update_skipped=step.update_skipped,
-                names_id=self._names_id,
-                stats_KS=step.stats_KS if step.stats_KS is not None else np.full((n, S), np.nan, np.float32),
+            step_record(
+                step, rank=self._rank, number=number, start_step=self._start_step, names_id=self._names_id,
+                tensors=len(self._watched.parameters), duration_s=now - self._last_emit_s,
+                lr=UNKNOWN if optimizer is None else learning_rate(optimizer), scaling=self._scaling,
             )
-        )
-        self._follow_incident(number, bad=bad)
+        )  # fmt: skip
+        self._follow_incident(number, bad=step.bad_loss or step.bad_grads or step.bad_params)
         self._last_emit_s, self._step = now, OpenStep()
         self._recorder.step = self.optimizer.completed
         self._scaling.new_step()
-
-    def _clipped_norm(self) -> float:
-        if self._scaling.clip is None:
-            return UNKNOWN
-        max_norm, total = self._scaling.clip
-        return min(max_norm, float(total)) if total.device.type == "cpu" else UNKNOWN
 
     def _follow_incident(self, number: int, *, bad: bool) -> None:
         if not self.open:
