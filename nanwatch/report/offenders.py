@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from nanwatch.records import Incident, TensorSummary
@@ -42,6 +43,22 @@ def element_value(tensor: TensorSummary) -> str:
 def plain_number(value: float | None) -> str:
     """As a number is written for people, in letters that every terminal and every search has."""
     return number_text(value).replace("−", "-").replace("∞", "inf").replace("—", "none")
+
+
+def offender(tensors: Sequence[TensorSummary]) -> TensorSummary | None:
+    """The tensor whose element most likely did it: one that is not finite, a zero, else the largest. None if unknown.
+
+    Of the operands of a division that gave infinity this is the divisor.
+    """
+    located = [t for t in tensors if t.position is not None]
+    return max(located, key=_suspicion, default=None)
+
+
+def _suspicion(tensor: TensorSummary) -> tuple[bool, bool, float]:
+    value = tensor.value
+    if value is None or not math.isfinite(value):
+        return True, False, 0.0
+    return False, value == 0, abs(value)
 
 
 def rows_text(incident: Incident) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from nanwatch.records import Incident, Origin, Policy
 from nanwatch.report.chain import short_op
-from nanwatch.report.offenders import rows_text, tensor_text
+from nanwatch.report.offenders import offender, rows_text, tensor_text
 from nanwatch.report.story import headline
 
 _THEN = {
@@ -53,9 +53,9 @@ def incident_lines(incident: Incident, folder: str, policy: Policy) -> str:
         lines.append(f"  origin  {_origin(o)}")
         if o.code:
             lines.append(f"          {o.code[:100]}")
-        located = next((t for t in o.inputs if t.position is not None), None)
-        if located is not None:
-            lines.append(f"  input   {tensor_text(located)}"[:_WIDTH])
+        at_fault = offender(o.inputs)
+        if at_fault is not None:
+            lines.append(f"  input   {tensor_text(at_fault)}"[:_WIDTH])
         if rows := rows_text(incident):
             lines.append(f"  batch   {rows}"[:_WIDTH])
     cause = incident.cause

@@ -9,6 +9,7 @@ from typing import Any
 from nanwatch.errors import NonFiniteError
 from nanwatch.postmortem.examine import Examiner
 from nanwatch.probes.ensemble import Probes
+from nanwatch.probes.flight_recorder import Stack
 from nanwatch.probes.trip import Trip
 from nanwatch.records import Incident, IncidentFoldRecord, IncidentRecord, NoteRecord, Record
 from nanwatch.settings import Settings, switch
@@ -47,6 +48,8 @@ class IncidentRoad:
         self._on_fault = on_fault
         self._bad_batches = BadBatches(folder)
         self._untold: list[IncidentRecord] = []
+        self._raised_at: Stack | None = None
+        """Where the program was when the exception was raised that was examined last."""
 
     def on_trip(self, trip: Trip) -> None:
         if trip.kind == "skipped":
@@ -87,7 +90,11 @@ class IncidentRoad:
         if not stack:
             return
         try:
-            tripwire.ended(error or exception_through(code for code, _ in stack[:2]))
+            error = error or exception_through(code for code, _ in stack[:2])
+            if error is not None and stack is self._raised_at:
+                return  # the excepthook comes before the exit, a flush before the detach
+            self._raised_at = stack if error is not None else None
+            tripwire.ended(error)
         except Exception as e:  # the last thing that a program does must not fail because of us
             self._on_fault("farewell", e)
 
