@@ -82,7 +82,7 @@ def watching(
     named = models if isinstance(models, dict) else {"": models}
     for name, model in named.items():
         probes.add(name, model)
-    examiner.known_parameters.update(n for n, _ in probes.watched.named_parameters())
+    examiner.remember_state()
     try:
         yield out
     except BaseException as e:

@@ -131,7 +131,7 @@ def _numbers(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[
 
 
 def _operands_at(
-    func: Any, operands: Sequence[tuple[str, torch.Tensor]], bad: torch.Tensor, dims: int | Sequence[int] | None
+    func: Any, operands: Sequence[tuple[str, torch.Tensor]], bad: torch.Tensor, dims: int | list[int] | None
 ) -> dict[str, Span]:
     spans: dict[str, Span | None] = {}
     if short(func._schema.name) in SOFTMAXES:
@@ -141,13 +141,11 @@ def _operands_at(
     return {k: v for k, v in spans.items() if v is not None}
 
 
-def _largest_of_bad_rows(
-    scores: torch.Tensor, bad: torch.Tensor, dims: int | Sequence[int] | None
-) -> Span | None:
+def _largest_of_bad_rows(scores: torch.Tensor, bad: torch.Tensor, dims: int | list[int] | None) -> Span | None:
     if scores.numel() == 0 or dims is None:
         return None
     largest = scores.detach().amax(dims, keepdim=True)
-    rows = bad.any(dims, keepdim=True) if bad.shape == scores.shape else bad.reshape(largest.shape)  # type: ignore[arg-type]
+    rows = bad.any(dims, keepdim=True) if bad.shape == scores.shape else bad.reshape(largest.shape)
     return span_of(largest[rows])
 
 
@@ -158,10 +156,7 @@ def _kept(node: Any, bad: torch.Tensor, numbers: dict[str, float], *, pointwise:
         if not attribute.startswith("_saved_"):
             continue
         name = attribute.removeprefix("_saved_")
-        try:
-            value = getattr(node, attribute)
-        except Exception:  # saved-tensor hooks are the program's and torch's own: they may raise anything
-            continue
+        value = _read(node, attribute)
         if isinstance(value, torch.Tensor):
             span = span_at(value, bad) if pointwise else None
             span = span or span_of(value)
@@ -170,6 +165,13 @@ def _kept(node: Any, bad: torch.Tensor, numbers: dict[str, float], *, pointwise:
         elif isinstance(value, int | float):
             numbers[f"kept.{name}"] = float(value)
     return out
+
+
+def _read(node: Any, attribute: str) -> Any:
+    try:
+        return getattr(node, attribute)
+    except Exception:  # saved-tensor hooks are the program's and torch's own: they may raise anything
+        return None
 
 
 def _fits_float32(

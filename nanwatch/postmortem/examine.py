@@ -61,10 +61,9 @@ class Examiner:
         self._namer = Namer(probes)
         self._locator = Locator(probes, self._namer, self.ranks)
 
-    @property
-    def known_parameters(self) -> set[str]:
-        """Names of the parameters at attach: what is not among them was added later."""
-        return self._namer.known_parameters
+    def remember_state(self) -> None:
+        """To be called when models were attached: what of their state is bad already."""
+        self._namer.remember_state()
 
     def examine(self, trip: Trip) -> Incident | None:
         """Replay the step, name origin and cause, write the evidence; returns what `incident.json` holds.

@@ -5,31 +5,43 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 
+from nanwatch.postmortem import evidence
 from nanwatch.postmortem.cause import name_cause
-from nanwatch.postmortem.provenance import Found, LeafOrigin
+from nanwatch.postmortem.causes_leaf import Past, data_cause, parameter_cause
+from nanwatch.postmortem.provenance import Found, LeafOrigin, Leaves
 from nanwatch.postmortem.replay import Plan
-from nanwatch.postmortem.tensors import bad_columns, bad_rows, element_at, first_bad, state_of, summarize
+from nanwatch.postmortem.tensors import (
+    bad_columns,
+    bad_rows,
+    element_at,
+    first_bad,
+    nonfinite_among,
+    state_of,
+    summarize,
+)
 from nanwatch.postmortem.traceback import frames, source_line
-from nanwatch.postmortem.tracer import Event
+from nanwatch.postmortem.tracer import Event, storage_key
 from nanwatch.probes.ensemble import Probes
-from nanwatch.probes.flight_recorder import Stack
+from nanwatch.probes.flight_recorder import Leaf, Stack, tokens_in
 from nanwatch.records import Cause, Origin, PathNode, Phase, TensorSummary
-
-_LABEL_WORDS = ("label", "target", "truth", "y_true")
-_LOSSES = ("loss", "cross_entropy", "binary_cross", "kl_div", "nll")
 
 
 class Namer:
     """Knows the models by name, and which parameters an optimizer has ever updated."""
 
     def __init__(self, probes: Probes) -> None:
-        self.known_parameters: set[str] = set()
-        """Names of the parameters at attach: what is not among them was added later."""
+        self._at_attach: dict[str, bool] = {}
+        """Name of a parameter or buffer at attach -> whether it was bad; what is not among them was added later."""
         self._probes = probes
+
+    def remember_state(self) -> None:
+        """Look at the parameters and buffers that were just attached: what is bad now was not made by the training."""
+        new = {n: t for n, t in self.state().items() if n not in self._at_attach}
+        bad = nonfinite_among(new)
+        self._at_attach.update({name: name in bad for name in new})
 
     def modules(self) -> dict[str, torch.nn.Module]:
         return dict(self._probes.watched.named_modules())
@@ -58,7 +70,14 @@ class Namer:
         located = event.located
         phase: Phase = "backward" if event.backward else "loss" if located.module is None else "forward"
         origin = self._origin(phase, event, located.op if not event.own_code else event.op)
-        return origin, name_cause(phase, event, found, events, {})
+        leaves = Leaves(self.state(), evidence.named_data(made, self.ids()), made.stand_ins)
+        carried = _made_by_program(made)
+
+        def leaf_name(tensor: torch.Tensor) -> tuple[str, str]:
+            kind, name, _ = leaves.classify(tensor)
+            return ("constant" if storage_key(tensor) in carried else kind), name
+
+        return origin, name_cause(origin, found, list(events), leaf_name)
 
     def _name_leaf(self, found: Found, leaf: LeafOrigin, made: Plan) -> tuple[Origin, Cause]:
         rows = bad_rows(leaf.tensor, made.batch_size, exact=True) if leaf.kind == "data" else ()
@@ -74,16 +93,23 @@ class Namer:
             origin, value=value, module=module, module_type=self.type_of(module), param=leaf.name or None,
             batch_rows=rows, batch_features=columns, inputs=(summary,),
         )  # fmt: skip
-        facts: dict[str, Any] = {
-            "leaf": leaf.name or "a constant tensor", "value": value, "rows": rows, "features": columns,
-            "is_label": _is_label(leaf), "never_updated": self._never_updated(leaf.name),
-            "known_at_attach": leaf.name in self.known_parameters,
-        }  # fmt: skip
-        return origin, name_cause(phase, None, found, [], facts)
+        if phase == "data":
+            return origin, data_cause(origin, leaf, made)
+        known = self._at_attach.get(leaf.name)
+        past = Past(known is not None, bool(known), self._never_updated(leaf.name))
+        return origin, parameter_cause(origin, leaf.name, past)
 
     def _never_updated(self, name: str) -> bool:
         parameter = dict(self._probes.watched.named_parameters()).get(name)
-        return parameter is not None and not any(parameter in o.state for o in self._probes.optimizer.seen)
+        if parameter is None:
+            return False
+        for optimizer in self._probes.optimizer.seen:
+            held = parameter in optimizer.state
+            if not optimizer.state:  # plain SGD holds nothing for anything that it updates
+                held = any(p is parameter for g in optimizer.param_groups for p in g["params"])
+            if held:
+                return False
+        return True
 
     def _origin(self, phase: Phase, event: Event, op: str) -> Origin:
         return replace(
@@ -111,6 +137,12 @@ class Namer:
         )
 
 
+def _made_by_program(made: Plan) -> set[int | None]:
+    """Storages of what the step started from and an earlier call had made: a state that is carried, targets."""
+    tokens = (t for c in made.calls for t in tokens_in((c.args, c.kwargs)) if isinstance(t, Leaf))
+    return {storage_key(t.tensor) for t in tokens if t.maker is not None}
+
+
 def _with_first_bad(summary: TensorSummary, tensor: torch.Tensor) -> TensorSummary:
     at = first_bad(tensor)
     element = None if at is None else element_at(tensor, at, tensor.shape)
@@ -130,10 +162,3 @@ def _node(event: Event) -> PathNode:
     return PathNode(
         event.op, located.module, place[0].co_filename if place else None, place[1] if place else None, event.value
     )
-
-
-def _is_label(leaf: LeafOrigin) -> bool:
-    """By its name, or because a loss function outside of the model is what read it."""
-    name = leaf.name.lower()
-    words = name.replace("[", ".").split(".")
-    return any(w in name for w in _LABEL_WORDS) or "y" in words or any(w in name for w in _LOSSES)

@@ -36,8 +36,8 @@ SOFTMAXES = frozenset({"softmax", "log_softmax", "safe_softmax", "softmax_data",
 ATTENTIONS = frozenset(
     {"scaled_dot_product_attention", "scaled_dot_product_flash_attention_for_cpu", "scaled_dot_product_flash_attention",
      "scaled_dot_product_efficient_attention", "scaled_dot_product_cudnn_attention",
-     "scaled_dot_product_fused_attention_overrideable", "scaled_dot_product_attention_math", "native_multi_head_attention",
-     "flash_attention_forward", "efficient_attention_forward"}
+     "scaled_dot_product_fused_attention_overrideable", "scaled_dot_product_attention_math",
+     "native_multi_head_attention", "flash_attention_forward", "efficient_attention_forward"}
 )  # fmt: skip
 
 NLL_LOSSES = frozenset({"nll_loss", "nll_loss_forward", "nll_loss2d", "nll_loss2d_forward", "cross_entropy_loss"})
@@ -90,9 +90,9 @@ POLES: dict[str, str] = {
 """Functions that are NaN outside of where they are defined or infinite at its ends -> where they are defined."""
 
 GROWING = frozenset(
-    {"mul", "add", "sub", "rsub", "sum", "mean", "mm", "bmm", "addmm", "baddbmm", "addbmm", "addmv", "mv", "dot", "vdot",
-     "addr", "ger", "outer", "einsum", "linear", "matmul", "convolution", "convolution_overrideable", "cumsum", "cumprod",
-     "prod", "nansum", "lerp", "addcmul", "mse_loss", "huber_loss", "smooth_l1_loss", "l1_loss",
+    {"mul", "add", "sub", "rsub", "sum", "mean", "mm", "bmm", "addmm", "baddbmm", "addbmm", "addmv", "mv", "dot",
+     "vdot", "addr", "ger", "outer", "einsum", "linear", "matmul", "convolution", "convolution_overrideable", "cumsum",
+     "cumprod", "prod", "nansum", "lerp", "addcmul", "mse_loss", "huber_loss", "smooth_l1_loss", "l1_loss",
      "binary_cross_entropy_with_logits", "linalg_vector_norm", "norm", "hypot", "var", "std", "var_mean", "std_mean",
      "cdist_forward", "euclidean_dist", "pdist_forward", "dist", "embedding_bag", "index_add", "scatter_add",
      "scatter_reduce", "index_put", "index_reduce", "trapezoid", "cross", "linalg_cross", "trace", "kron"}

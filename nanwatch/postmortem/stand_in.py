@@ -16,40 +16,79 @@ from typing import Any
 import torch
 from torch.optim.optimizer import Optimizer
 
+from nanwatch.postmortem.causes_optimizer import StepSettings
+from nanwatch.postmortem.closeup import span_of
 from nanwatch.postmortem.tracer import Event, Tracer
+from nanwatch.probes.flight_recorder import Stack
+
+_MANY_AT_ONCE = ("_fused_", "_foreach_")
 
 
 @dataclass(frozen=True)
 class StepFault:
-    """What made the parameter non-finite. `event` is None where the step on the stand-in stayed finite."""
+    """What made the parameter non-finite."""
 
     event: Event | None
+    """What the optimizer called; None where the step on the stand-in stayed finite."""
+    elementary: Event | None
+    """The same, where a fused kernel or one over many tensors hides it: found by the plain form of the step."""
+    events: list[Event]
+    """The plain step's operations, or those of the step as it is."""
     path: tuple[Event, ...]
-    settings: dict[str, Any]
-    nonfinite_setting: str | None
-    zero_divisor: bool
+    settings: StepSettings
 
 
-def run_step_again(optimizer: Optimizer, parameter: torch.nn.Parameter) -> StepFault:
+def run_step_again(optimizer: Optimizer, parameter: torch.nn.Parameter, stack: Stack) -> StepFault:
     """Run the optimizer's step for one parameter under the tracer. Nothing of the training is touched.
+
+    `stack` is where the program called the step.
 
     Raises: whatever a foreign optimizer raises on being copied or stepped; the caller reports it.
     """
     group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
-    settings = {k: v for k, v in group.items() if k != "params" and isinstance(v, int | float | bool | torch.Tensor)}
-    nonfinite = next((k for k, v in settings.items() if not math.isfinite(float(v))), None)
+    tracer, stand_in = step_under_tracer(optimizer, group, parameter, stack)
+    event, path = _origin(tracer, stand_in)
+    elementary, events = event, tracer.events
+    if event is not None and event.op.removeprefix("aten::").startswith(_MANY_AT_ONCE):
+        plain: dict[str, Any] = {**group, **{k: False for k in group if k in {"fused", "foreach"}}}
+        tracer, stand_in = step_under_tracer(optimizer, plain, parameter, stack)
+        found, _ = _origin(tracer, stand_in)
+        if found is not None:
+            elementary, events = found, tracer.events
+    return StepFault(event, elementary, events, path, _settings(group, parameter))
+
+
+def step_under_tracer(
+    optimizer: Optimizer, group: dict[str, Any], parameter: torch.nn.Parameter, stack: Stack
+) -> tuple[Tracer, torch.nn.Parameter]:
+    """The frames below this one belong to the optimizer, those above to the post-mortem: tracer._BOUNDARIES."""
     stand_in = torch.nn.Parameter(torch.nan_to_num(parameter.detach(), 0.0, 0.0, 0.0))
     gradient = parameter.grad
     stand_in.grad = torch.zeros_like(stand_in) if gradient is None else gradient.detach().clone()
     twin = _twin(optimizer, group, parameter, stand_in)
     tracer = Tracer(None)
+    tracer.base = stack
     with tracer:
         _plain_step(twin)
+    return tracer, stand_in
+
+
+def _origin(tracer: Tracer, stand_in: torch.Tensor) -> tuple[Event | None, tuple[Event, ...]]:
     bad = [e for e in tracer.events if e.value != "finite"]
     last = tracer.maker_of(stand_in)
     origin = next((e for e in bad if all(s.state == "finite" for s in e.sources)), bad[0] if bad else None)
-    path = tuple(e for e in bad if last is None or e.index <= last.index)
-    return StepFault(origin, path, settings, nonfinite, origin is not None and _divides_by_zero(origin))
+    return origin, tuple(e for e in bad if last is None or e.index <= last.index)
+
+
+def _settings(group: dict[str, Any], parameter: torch.nn.Parameter) -> StepSettings:
+    settings = {k: v for k, v in group.items() if k != "params" and _is_number(v)}
+    nonfinite = next((k for k, v in settings.items() if not math.isfinite(float(v))), None)
+    span = None if parameter.grad is None else span_of(parameter.grad)
+    return StepSettings(settings, nonfinite, 0.0 if span is None else span.absmax)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | bool) or (isinstance(value, torch.Tensor) and value.numel() == 1)
 
 
 def optimizer_state(optimizer: Optimizer, parameter: torch.nn.Parameter, name: str) -> dict[str, Any]:
@@ -88,8 +127,3 @@ def _plain_step(optimizer: Optimizer) -> None:
     step = getattr(step, "__wrapped__", step)
     with torch.no_grad():
         step(optimizer)
-
-
-def _divides_by_zero(event: Event) -> bool:
-    names = ("tensor2", "other", "denom")
-    return any(t.name.split("[")[0] in names and t.min is not None and t.min <= 0 for t in event.inputs)

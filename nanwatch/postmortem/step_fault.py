@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nanwatch.postmortem.cause import optimizer_cause, unknown
+from nanwatch.postmortem.cause import name_step_cause, unknown
 from nanwatch.postmortem.findings import Findings
 from nanwatch.postmortem.naming import Namer, path_of
 from nanwatch.postmortem.stand_in import StepFault, optimizer_state, run_step_again
@@ -26,24 +26,25 @@ def examine_step(trip: Trip, watched: WatchedModels, namer: Namer) -> Findings:
     fault: StepFault | None = None
     error = None
     try:
-        fault = run_step_again(trip.optimizer, parameters[name])
+        fault = run_step_again(trip.optimizer, parameters[name], trip.stack)
     except Exception as e:
         error = f"the optimizer's step cannot be run again: {type(e).__name__}: {str(e)[:300]}"
     event = fault.event if fault is not None else None
+    elementary = fault.elementary if fault is not None else None
+    stack = elementary.stack if elementary is not None and elementary.stack else trip.stack
     origin = replace(
-        namer.placed("optimizer", trip.stack, name.rpartition(".")[0]), op=event.op if event else None,
-        value=trip.seen.value, param=name, inputs=event.inputs if event else (),
-        output=event.output if event else None,
+        namer.placed("optimizer", stack, name.rpartition(".")[0]), op=event.op if event else None,
+        value=trip.seen.value, param=name, inputs=elementary.inputs if elementary else (),
+        output=elementary.output if elementary else None,
     )  # fmt: skip
     state = optimizer_state(trip.optimizer, parameters[name], name)
     scope = (_STAND_IN,)
     if fault is None or event is None:
         why = error or "the step on the stand-in stayed finite"
         verdict = Replay("failed" if error else "not_reproduced", 1, bitwise=False, seconds=0.0, error=why)
-        cause = unknown("the optimizer made the parameter non-finite")
+        settled = None if fault is None else name_step_cause(origin, None, [], fault.settings)
+        cause = settled or unknown("the optimizer made the parameter non-finite")
         return Findings(verdict, origin, cause, optimizer_state=state, scope=scope)
-    cause = optimizer_cause(
-        event.op, fault.settings, nonfinite_setting=fault.nonfinite_setting, zero_divisor=fault.zero_divisor
-    )
+    cause = name_step_cause(origin, elementary, fault.events, fault.settings)
     verdict = Replay("reproduced", 1, bitwise=False, seconds=0.0)
     return Findings(verdict, origin, cause, path_of(fault.path), event=event, optimizer_state=state, scope=scope)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
+from torch.nn.parameter import is_lazy
 
-from nanwatch.probes.statistics import plain
+from nanwatch.probes.statistics import plain, which_nonfinite
 from nanwatch.records import TensorSummary
 
 State = Literal["finite", "inf", "nan"]
@@ -57,7 +58,7 @@ def bad_rows(tensor: torch.Tensor, batch_size: int | None, *, exact: bool = Fals
 
 
 def first_bad(tensor: torch.Tensor) -> tuple[int, ...] | None:
-    """Index of the first bad element (NaN where there are any, else infinite); None where there is none or the layout has no plain index."""
+    """Index of the first bad element (NaN before infinite); None where there is none or the layout has no index."""
     if tensor.layout != torch.strided or _values(tensor) is None:
         return None
     bad = _bad(tensor.detach())
@@ -97,6 +98,15 @@ def is_mask(tensor: torch.Tensor) -> bool:
     """Whether infinities in it are written on purpose: an additive mask holds nothing but zeros and -inf."""
     value = _values(tensor)
     return value is not None and bool(((value == 0) | (value == float("-inf"))).all())
+
+
+def nonfinite_among(tensors: Mapping[str, torch.Tensor]) -> set[str]:
+    """Names of the tensors with a non-finite element; what has no values yet (lazy, meta) has none."""
+    by_device: dict[torch.device, list[str]] = {}
+    for name, tensor in tensors.items():
+        if not is_lazy(tensor) and not tensor.is_meta:
+            by_device.setdefault(tensor.device, []).append(name)
+    return {names[i] for names in by_device.values() for i in which_nonfinite([tensors[n] for n in names])}
 
 
 def _bad(value: torch.Tensor) -> torch.Tensor:

@@ -20,8 +20,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nanwatch.postmortem.collectives import names_collective
 from nanwatch.postmortem.closeup import NOTHING, Closeup, look
+from nanwatch.postmortem.collectives import names_collective
 from nanwatch.postmortem.tensors import State, bad_rows, element_at, first_bad, state_of, summarize
 from nanwatch.probes.flight_recorder import Stack
 from nanwatch.probes.outside import is_user_code
@@ -243,7 +243,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         frame = sys._getframe(2)
         while frame is not None and len(out) < _MAX_FRAMES:
             code = frame.f_code
-            if code.co_name == BOUNDARY and code.co_filename == _REPLAY_FILE:
+            if (code.co_filename, code.co_name) in _BOUNDARIES:
                 break
             if is_user_code(code.co_filename):
                 out.append((code, frame.f_lineno))
@@ -264,8 +264,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._alive[key] = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
-BOUNDARY = "run_under_tracer"
-_REPLAY_FILE = __file__.rsplit("/", 1)[0] + "/replay.py"
+_ROOM = __file__.rsplit("/", 1)[0]
+_BOUNDARIES = {(f"{_ROOM}/replay.py", "run_under_tracer"), (f"{_ROOM}/stand_in.py", "step_under_tracer")}
+"""What is called from there is the program; what calls them is the post-mortem."""
 
 
 def storage_key(tensor: torch.Tensor) -> int | None:

@@ -124,7 +124,7 @@ class TrainerRun:
     def add(self, models: dict[str, nn.Module]) -> None:
         for name, model in models.items():
             self.probes.add(name, model)
-        self.examiner.known_parameters.update(name for name, _ in self.probes.watched.named_parameters())
+        self.examiner.remember_state()
 
     def remove(self, names: list[str]) -> None:
         for name in names:
