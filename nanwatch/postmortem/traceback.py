@@ -10,7 +10,7 @@ from nanwatch.probes.flight_recorder import Stack
 from nanwatch.records import Frame, Incident, Origin
 from nanwatch.report.chain import Link, fold, module_name, short_op
 from nanwatch.report.offenders import rows_text, tensor_text
-from nanwatch.report.story import headline, verdict_text
+from nanwatch.report.story import headline, value_name, verdict_text
 
 _NUMBER_WIDTH = 6
 
@@ -48,17 +48,22 @@ def write_traceback(incident: Incident) -> str:
 
 def what_happened(origin: Origin) -> str:
     """One line: the operation, the module, what it made."""
-    intended = any(t.nonfinite for t in origin.inputs)
-    inputs = "infinities that the program wrote on purpose" if intended else "finite inputs"
-    op = "an operation" if origin.op is None else short_op(origin.op)
-    what = {
-        "data": f"{origin.param or 'the batch'} came with {origin.value}",
-        "params": f"{origin.param} was {origin.value} before the step",
-        "optimizer": f"{op} made {origin.param} {origin.value}",
-        "backward": f"the gradient of {op} is {origin.value}",
-    }.get(origin.phase, f"{op} made {origin.value} from {inputs}")
+    value, op = value_name(origin.value), "an operation" if origin.op is None else short_op(origin.op)
     kind = f" ({origin.module_type})" if origin.module_type else ""
-    return f"NonFinite: {what}{'' if origin.module is None else f' in {module_name(origin.module)}{kind}'}"
+    where = "" if origin.module is None else f" in {module_name(origin.module)}{kind}"
+    what = {
+        "data": f"{origin.param or 'the batch'} came with {value}{where and f', first read{where}'}",
+        "params": f"{origin.param} was {value} before the step",
+        "optimizer": f"{op} made {origin.param} {value}",
+        "backward": f"the gradient of {op} is {value}{where}",
+    }.get(origin.phase, f"{op} made {value}{_from(origin)}{where}")
+    return f"NonFinite: {what}"
+
+
+def _from(origin: Origin) -> str:
+    if not any(t.nonfinite for t in origin.inputs):
+        return " from finite inputs"
+    return " from infinities that the program wrote on purpose" if origin.value == "nan" else ""
 
 
 def _stack(origin: Origin) -> Iterator[str]:
@@ -102,7 +107,7 @@ def _way(incident: Incident) -> Iterator[str]:
 
 
 def _link(link: Link) -> str:
-    return f"{link.ops:32s} {link.value:4s} {link.module}  {link.place}".rstrip()
+    return f"{link.ops:32s} {value_name(link.value):8s}  {link.module}  {link.place}".rstrip()
 
 
 def _experiments(incident: Incident) -> Iterator[str]:

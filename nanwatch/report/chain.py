@@ -93,7 +93,7 @@ def short_op(op: str) -> str:
 
 def module_name(module: str | None) -> str:
     """The module's path, or what stands for it."""
-    return "the loss code" if module is None else module or "the model itself"
+    return "outside the model" if module is None else module or "the model itself"
 
 
 def _links(path: Iterable[PathNode]) -> Iterable[Link]:

@@ -36,7 +36,7 @@ def headline(incident: Incident) -> str:
     if incident.kind == "capture":
         return f"Captured on request at {step}"
     seen = incident.seen
-    value = _VALUES[seen.value]
+    value = {"inf": "infinite"}.get(seen.value, value_name(seen.value))
     if seen.where == "output":
         return f"The program raised {incident.reason or 'an exception'} at {step}, after a {value}"
     if seen.where == "loss":
@@ -49,6 +49,11 @@ def headline(incident: Incident) -> str:
         which = f"gradient of {seen.names[0]}" if noun == "gradient" else f"{noun} {seen.names[0]}"
         return f"The {which} became {value} at {step}"
     return f"{plural(count, noun)} became {value} at {step}"
+
+
+def value_name(value: str) -> str:
+    """`NaN` for `nan`, `infinity` for `inf`."""
+    return _VALUES.get(value, value)
 
 
 def lead(incident: Incident) -> str:
@@ -72,7 +77,7 @@ def origin_sentence(incident: Incident) -> str:
     origin = incident.origin
     if origin is None:
         return ""
-    value = _VALUES.get(origin.value, origin.value)
+    value = value_name(origin.value)
     at = f" ({place(origin)})" if origin.file else ""
     first_use = f" It is first used at {place(origin)}." if origin.file else ""
     if origin.phase == "data":

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from nanwatch.records import Incident, Origin, Policy
 from nanwatch.report.chain import short_op
 from nanwatch.report.offenders import offender, rows_text, tensor_text
-from nanwatch.report.story import headline
+from nanwatch.report.story import headline, value_name
 
 _THEN = {
     "record": 'training goes on (on_nonfinite="record")',
@@ -52,37 +52,42 @@ def incident_lines(incident: Incident, folder: str, policy: Policy) -> str:
     if o is not None:
         lines.append(f"  origin  {_origin(o)}")
         if o.code:
-            lines.append(f"          {o.code[:100]}")
+            lines.append(_cut(f"          {o.code}", 110))
         at_fault = offender(o.inputs)
         if at_fault is not None:
-            lines.append(f"  input   {tensor_text(at_fault)}"[:_WIDTH])
+            lines.append(_cut(f"  input   {tensor_text(at_fault)}"))
         if rows := rows_text(incident):
-            lines.append(f"  batch   {rows}"[:_WIDTH])
+            lines.append(_cut(f"  batch   {rows}"))
     cause = incident.cause
-    lines.append(f"  cause   {cause.label} ({cause.confidence}){': ' + cause.why[0] if cause.why else ''}"[:_WIDTH])
+    lines.append(_cut(f"  cause   {cause.label} ({cause.confidence}){': ' + cause.why[0] if cause.why else ''}"))
     if cause.fix:
-        lines.append(f"  fix     {cause.fix[0]}"[:_WIDTH])
+        lines.append(_cut(f"  fix     {cause.fix[0]}"))
     exact = ", bit for bit" if incident.replay.bitwise else ""
     lines.append(f"  replay  {incident.replay.verdict.replace('_', ' ')}{exact}, {incident.replay.seconds:.2f} s"
                  + (f" ({incident.replay.error})"[:120] if incident.replay.error else ""))  # fmt: skip
     cured = next((e for e in incident.replay.experiments if e.finite), None)
     if cured is not None:
-        lines.append(f"  tried   {cured.name}: finite; {cured.says}"[:_WIDTH])
+        lines.append(_cut(f"  tried   {cured.name}: finite; {cured.says}"))
     lines.append(f"  bundle  {_short(folder)}")
-    lines.append(f"  {_THEN[policy]}")
+    if incident.seen.backward and incident.seen.where != "output":  # else the program has decided how it goes on
+        lines.append(f"  {_THEN[policy]}")
     return "\n".join(lines)
 
 
+def _cut(line: str, width: int = _WIDTH) -> str:
+    return line if len(line) <= width else f"{line[: width - 4]} ..."
+
+
 def _origin(o: Origin) -> str:
-    """`forward: softmax in blocks.0.attention (Attention) made nan at train.py:25`."""
-    op = "an operation" if o.op is None else short_op(o.op)
+    """`forward: softmax in blocks.0.attention (Attention) made NaN at train.py:25`."""
+    op, value = "an operation" if o.op is None else short_op(o.op), value_name(o.value)
     kind = f" ({o.module_type})" if o.module_type else ""
     module = "" if o.module is None else f" in {o.module or 'the model'}{kind}"
     what = {
-        "data": f"{o.param or 'the batch'} came with {o.value}",
-        "params": f"{o.param} was {o.value} already",
-        "optimizer": f"the optimizer's step: {op} made {o.param} {o.value}",
-    }.get(o.phase, f"{o.phase}: {op}{module} made {o.value}")
+        "data": f"{o.param or 'the batch'} came with {value}",
+        "params": f"{o.param} was {value} already",
+        "optimizer": f"the optimizer's step: {op} made {o.param} {value}",
+    }.get(o.phase, f"{o.phase}: {op}{module} made {value}")
     if o.file is None:
         return what
     return f"{what}{'; first read' if o.phase in {'data', 'params'} else ''} at {_short(o.file)}:{o.line}"

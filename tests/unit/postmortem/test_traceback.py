@@ -36,7 +36,7 @@ def test_it_reads_as_a_traceback_and_tells_the_way_to_the_loss(tmp_path):
     assert next(iter(said)) == "The loss became NaN at step 0; origin in phase forward. Reproduced, bit for bit."
     frames = said["Traceback of the forward operation (most recent call last):"]
     assert "    return scores.softmax(1)" in frames
-    made = "NonFinite: softmax made nan from infinities that the program wrote on purpose"
+    made = "NonFinite: softmax made NaN from infinities that the program wrote on purpose"
     assert frames[-1] == f"{made} in the model itself (Net)"
     (source,) = (lines for title, lines in said.items() if title == f"{__file__}:")
     (marked,) = (line for line in source if line.startswith(">"))
@@ -48,7 +48,7 @@ def test_it_reads_as_a_traceback_and_tells_the_way_to_the_loss(tmp_path):
     assert way[0].split()[0] == "softmax"
     assert "the model itself" in way[0]
     assert way[-1].split()[0] == "mean"
-    assert "the loss code" in way[-1]
+    assert "outside the model" in way[-1]
 
 
 def test_it_shows_the_element_that_was_at_fault_the_sample_and_the_experiments(tmp_path):
