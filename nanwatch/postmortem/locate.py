@@ -110,7 +110,7 @@ class Locator:
         assert trip.backward is not None
         roots = trip.backward.roots
         if trip.by_hand:
-            roots = tuple(r for r in roots if recorder.find(r) is not None)[:1] or roots[:1]
+            roots = tuple(r for r in trip.backward.tensors if recorder.find(r) is not None)[:1] or roots[:1]
         return plan(recorder, roots, () if trip.scaled else trip.backward.seeds)
 
     def _read(
@@ -128,7 +128,7 @@ class Locator:
             return Findings(verdict, made=made, events=events, calls=tracer.calls, scope=scope)
         roots = self._roots(trip, made, tracer, outcome, stopped)
         why = error
-        if outcome is not None and trip.seen.where in {"loss", "grad"} and not trip.by_hand:
+        if outcome is not None and trip.seen.where in {"loss", "grad"} and not (trip.by_hand or trip.anomaly):
             why = changed(outcome, trip.seen, self._probes.watched.names)
         if trip.kind == "raised" and roots:
             why = error = None  # that the run raised again is what it was to show
@@ -175,6 +175,8 @@ class Locator:
             return [m for t in stopped.poisoned if (m := tracer.maker_of(t)) is not None][:1]
         if trip.kind == "raised":
             return _read_before_raising(tracer.events)
+        if trip.anomaly:
+            return [e for e in tracer.events if e.backward and e.value == "nan"][:1]
         if trip.seen.where == "parameter":
             return self._makers_of_buffers(trip, made, tracer)
         if outcome is None:

@@ -37,7 +37,6 @@ def look_back(found: Found, made: Plan, probes: Probes, namer: Namer) -> Earlier
         maker = None if found.leaf is None else _maker(found, made)
         if maker is None:
             break
-        step = _step_of(maker[0], probes)
         try:
             made = plan(probes.recorder, [Ref(*maker)])
             tracer = Tracer(made.batch_size)
@@ -51,7 +50,9 @@ def look_back(found: Found, made: Plan, probes: Probes, namer: Namer) -> Earlier
         found = find_origin(tracer.events, [root], leaves)
         if _is_written(found):
             break  # a NaN that the program has put there by hand is data, wherever it has put it
-        earlier = Earlier(found, tuple(tracer.events), made, step)
+        event = found.event or (found.leaf.consumer if found.leaf is not None else root)
+        step = tracer.step_of(event)
+        earlier = Earlier(found, tuple(tracer.events), made, probes.recorder.step if step is None else step)
     return earlier
 
 
@@ -66,7 +67,3 @@ def _maker(found: Found, made: Plan) -> tuple[int, Path] | None:
     assert found.leaf is not None
     tokens = (t for c in made.calls for t in tokens_in((c.args, c.kwargs)) if isinstance(t, Leaf))
     return next((t.maker for t in tokens if t.tensor is found.leaf.tensor and t.maker is not None), None)
-
-
-def _step_of(index: int, probes: Probes) -> int:
-    return next((c.step for c in probes.recorder.calls() if c.index == index), probes.recorder.step)

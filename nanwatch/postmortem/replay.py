@@ -148,7 +148,7 @@ def run_under_tracer(made: Plan, parameters: list[nn.Parameter], tracer: Any, *,
     with tracer or contextlib.nullcontext():
         for call in made.calls:
             if tracer is not None:
-                tracer.base = call.stack
+                tracer.begin(call)
             environment[call.index] = _run_call(call, environment)
         roots = [follow(environment[r.index], r.path) for r in made.roots]
         gradients: list[torch.Tensor | None] = []

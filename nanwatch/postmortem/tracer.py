@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from nanwatch.postmortem.closeup import NOTHING, Closeup, look
 from nanwatch.postmortem.collectives import names_collective
 from nanwatch.postmortem.tensors import State, bad_rows, element_at, first_bad, state_of, summarize
-from nanwatch.probes.flight_recorder import Stack
+from nanwatch.probes.flight_recorder import Call, Stack
 from nanwatch.probes.outside import is_user_code
 from nanwatch.probes.torch_names import next_sequence_number
 from nanwatch.records import TensorSummary
@@ -98,6 +98,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.events: list[Event] = []
         self.base: Stack = ()
         """Stack of the recorded call that is being replayed, in the training program."""
+        self.steps: list[tuple[int, int]] = []
+        """Where each recorded call begins: number of its first event, and the optimizer step it belonged to."""
         self.modules: list[str] = []
         self.calls: Counter[str] = Counter()
         """How often each module's forward ran."""
@@ -145,6 +147,15 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         whole = written.untyped_storage().nbytes() // max(1, written.element_size())
         state = self.events[maker].carried
         return (Source(maker, None, state, carried=True),) if written.numel() < whole and state != "finite" else ()
+
+    def begin(self, call: Call) -> None:
+        """The replay comes to a recorded call."""
+        self.base = call.stack
+        self.steps.append((len(self.events), call.step))
+
+    def step_of(self, event: Event) -> int | None:
+        """The optimizer step at which the event happened in the training."""
+        return next((step for first, step in reversed(self.steps) if first <= event.index), None)
 
     def maker_of(self, tensor: torch.Tensor) -> Event | None:
         """The last operation that wrote into the tensor's storage."""

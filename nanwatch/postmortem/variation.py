@@ -224,6 +224,6 @@ def _same(number: int) -> int:
 def _modules_of(made: Plan, watched: Mapping[str, nn.Module]) -> list[nn.Module]:
     """Those that the replay puts back to what they were."""
     modules = {id(m): m for c in made.calls if c.module is not None for m in unwrapped(c.module).modules()}
-    if any(c.compiled for c in made.calls):
+    if any(c.opaque for c in made.calls):
         modules |= {id(m): m for m in watched.values()}
     return list(modules.values())

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from nanwatch.probes.flight_recorder import Ref
 from nanwatch.probes.outside import OutsideRecorder
 from nanwatch.probes.owner import Owner
 from nanwatch.probes.patching import Patch
@@ -23,10 +24,16 @@ from nanwatch.shield import Shield
 class BackwardCall:
     """An outermost backward: what it started from. `gradients` is set where they were returned, not accumulated."""
 
-    roots: tuple[torch.Tensor, ...]
+    roots: tuple[torch.Tensor | Ref, ...]
+    """A Ref where the loss as it was before it was scaled is no longer alive."""
     seeds: tuple[torch.Tensor | None, ...]
     gradients: dict[int, torch.Tensor | None] | None = None
     """id of the parameter -> its gradient."""
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """The roots that are alive."""
+        return tuple(r for r in self.roots if isinstance(r, torch.Tensor))
 
 
 class BackwardEvents(Protocol):

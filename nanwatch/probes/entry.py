@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from nanwatch.probes.ambient import Surroundings, mentions_python_rng
-from nanwatch.probes.flight_recorder import Call, FlightRecorder
+from nanwatch.probes.flight_recorder import Call, FlightRecorder, Leaf, tokens_in, version
 from nanwatch.probes.outside import OutsideRecorder, user_stack
 from nanwatch.probes.owner import Owner
 from nanwatch.probes.torch_names import inside_transform
@@ -75,6 +75,8 @@ class EntryProbe:
         self._learning_until = -1
         self._root_ends_search = True
         self._pending: Call | None = None
+        self._overwrites: set[int] = set()
+        """Modules that change their inputs in place."""
         self._rearm = False
 
     # --- which modules ---
@@ -179,6 +181,9 @@ class EntryProbe:
             training=module.training,
             rng=self._surroundings.rng(),
         )
+        if id(module) in self._overwrites:
+            for leaf in _leaves(self._pending):
+                self._recorder.keep_copy(leaf)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self.paused or not self.depth or not self._owner.is_me():
@@ -194,8 +199,14 @@ class EntryProbe:
         elif call is not None and self._recorder.add(call):
             self._recorder.made(call, output)
             self._rearm = True
+        if call is not None and any(version(leaf.tensor) != leaf.version for leaf in _leaves(call)):
+            self._overwrites.add(id(module))
         if self._rearm:
             self._outside.arm()
+
+
+def _leaves(call: Call) -> list[Leaf]:
+    return [t for t in tokens_in((call.args, call.kwargs)) if isinstance(t, Leaf)]
 
 
 def _outside_of_compiled(model: nn.Module) -> list[tuple[str, nn.Module]]:

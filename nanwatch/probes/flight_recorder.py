@@ -7,6 +7,7 @@ parameters) is a Leaf, held by reference. The recorder is emptied as the trainin
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,13 @@ import torch
 from nanwatch.probes.buffers import BufferCopies
 
 KEPT_SEGMENTS = 4
+LEAST_SCALE = 16.0
+_PRODUCTS = {"mul", "multiply", "__mul__", "__rmul__"}
 MAX_CALLS = 2000
+MAX_CLONED_BYTES = 16 * 1024 * 1024
+"""Of what one segment may copy because the program is about to overwrite it."""
+MAX_CLONED_BEFORE_ENTRY = 1024 * 1024
+"""The same, of what the program changes while it prepares a batch."""
 
 Stack = tuple[tuple[CodeType, int], ...]
 """Code and line of the user's frames at a call, innermost first."""
@@ -169,6 +176,16 @@ class FlightRecorder:
             copies.save()
             self.current.buffers.append(copies)
 
+    def keep_copy(self, leaf: Leaf) -> None:
+        """Copy what is about to be overwritten. What is too large keeps its version, by which it is known."""
+        size = leaf.tensor.numel() * leaf.tensor.element_size()
+        limit = MAX_CLONED_BYTES if self.current.first_entry is not None else MAX_CLONED_BEFORE_ENTRY
+        if self.current.cloned_bytes + size > limit or leaf.tensor.grad_fn is not None:
+            return
+        self.current.cloned_bytes += size
+        leaf.tensor = leaf.tensor.detach().clone().requires_grad_(leaf.tensor.requires_grad)
+        leaf.version = version(leaf.tensor)
+
     def end_segment(self) -> None:
         """An outermost backward is over."""
         self.overflowed = False
@@ -202,6 +219,19 @@ class FlightRecorder:
         """The call that made this very tensor object, if one did."""
         entry = self._made.get(id(tensor))
         return (entry[1], entry[2]) if entry is not None and entry[0]() is tensor else None
+
+    def scaled_by(self, root: torch.Tensor) -> tuple[Ref, float] | None:
+        """What a loss was before it was multiplied by a large power of two, and that number; None for any other."""
+        found = self.find(root)
+        call = next((c for c in self.current.calls if found is not None and c.index == found[0]), None)
+        if call is None or getattr(call.function, "__name__", "") not in _PRODUCTS or len(call.args) != 2:
+            return None
+        refs = [a for a in call.args if isinstance(a, Ref)]
+        others = [a.tensor if isinstance(a, Leaf) else a for a in call.args if not isinstance(a, Ref)]
+        if len(refs) != 1 or not isinstance(others[0], int | float | torch.Tensor):
+            return None
+        factor = float(others[0]) if not isinstance(others[0], torch.Tensor) or others[0].numel() == 1 else 0.0
+        return (refs[0], factor) if factor >= LEAST_SCALE and math.log2(factor).is_integer() else None
 
     def made(self, call: Call, output: Any) -> int:
         """Remember the tensors in a call's output; how many there were."""

@@ -29,10 +29,6 @@ _NOT_USER = (
     *(_PACKAGE + room for room in ("probes/", "postmortem/", "trainer/", "watch.py", "shield.py")),
 )
 _MAX_FRAMES = 8
-MAX_CLONED_BYTES = 16 * 1024 * 1024
-"""Of what one segment may copy because the program is about to overwrite it."""
-MAX_CLONED_BEFORE_ENTRY = 1024 * 1024
-"""The same, of what the program changes while it prepares a batch."""
 
 _SKIPPED, _LOOKED, _PLAIN, _RANDOM, _IN_PLACE = range(5)
 _NEVER = {
@@ -153,7 +149,7 @@ class OutsideRecorder(TorchFunctionMode):
         if kind == _IN_PLACE and described and isinstance(described[0], Leaf):
             if not torch.is_grad_enabled():
                 return None  # an average of the weights, a checkpoint being loaded: no part of a step
-            described = (self._before_overwriting(described[0]), *described[1:])
+            self._recorder.keep_copy(described[0])
         self._notice_parameters(args)
         return Call(
             index=self._recorder.new_index(),
@@ -166,20 +162,6 @@ class OutsideRecorder(TorchFunctionMode):
             rng=self._surroundings.rng() if kind == _RANDOM else None,
             mutates=kind == _IN_PLACE,
         )
-
-    def _before_overwriting(self, leaf: Leaf) -> Leaf:
-        """A copy of what the replay starts from and the program is about to destroy: the only data that is copied.
-
-        What is too large to be copied keeps its version, by which the replay knows that it was changed.
-        """
-        segment = self._recorder.current
-        size = leaf.tensor.numel() * leaf.tensor.element_size()
-        limit = MAX_CLONED_BYTES if segment.first_entry is not None else MAX_CLONED_BEFORE_ENTRY
-        if segment.cloned_bytes + size > limit:
-            return leaf
-        segment.cloned_bytes += size
-        clone = leaf.tensor.detach().clone()
-        return Leaf(clone, clone._version)
 
     def _after(self, call: Call, kind: int, args: tuple[Any, ...], out: Any) -> None:
         target = args[0] if kind == _IN_PLACE and args else out

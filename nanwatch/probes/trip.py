@@ -42,6 +42,8 @@ class Trip:
     stack: Stack = ()
     """Where the program was: the backward or the step call."""
     reason: str | None = None
+    anomaly: bool = False
+    """The program's own anomaly mode has seen a NaN inside of the backward, wherever that would have gone."""
     by_hand: bool = False
     """The roots are gradients that the program has set itself."""
     loss_at: Ref | None = None

@@ -111,8 +111,8 @@ class Tripwire:
     def before_backward(self, call: BackwardCall) -> None:
         if self._hooks.installed and not self.open:
             # The optimizer steps inside of this backward: afterwards the parameters are not what the loss came from.
-            backward = BackwardCall(tuple(self._unscaled(r) for r in call.roots), call.seeds, call.gradients)
-            loss = value_of(backward.roots)
+            backward = BackwardCall(tuple(self._unscaled(r) for r in call.tensors), call.seeds, call.gradients)
+            loss = value_of(backward.tensors)
             if not math.isfinite(loss):
                 self._open(self._trip_for(loss_seen(loss), backward, loss))
         self.in_backward = True
@@ -120,17 +120,17 @@ class Tripwire:
     def backward_raised(self, call: BackwardCall, error: BaseException) -> None:
         """The program's own anomaly mode stops at a NaN that we would have reported a moment later."""
         self.in_backward = False
-        backward = BackwardCall(tuple(self._unscaled(r) for r in call.roots), call.seeds, call.gradients)
-        loss = value_of(backward.roots)
+        backward = BackwardCall(tuple(self._unscaled(r) for r in call.tensors), call.seeds, call.gradients)
+        loss = value_of(backward.tensors)
         bad_loss = not math.isfinite(loss)
         try:
             if bad_loss or (isinstance(error, RuntimeError) and ANOMALY in str(error)):
                 seen = loss_seen(loss) if bad_loss else Seen("grad", "nan", (), 1)
-                self._open(self._trip_for(seen, backward, loss))
+                self._open(replace(self._trip_for(seen, backward, loss), anomaly=not bad_loss))
         finally:
             # The error that is on its way is the user's own; ours would hide it.
             self.stop_with = None
-            self.unfinished.backward_done(call.roots)
+            self.unfinished.backward_done(call.tensors)
             self._recorder.end_segment()
 
     def after_backward(self, call: BackwardCall) -> None:
@@ -138,14 +138,14 @@ class Tripwire:
         self.in_backward = False
         self._notice_step_by_hand()
         step = self._step
-        backward = BackwardCall(tuple(self._unscaled(r) for r in call.roots), call.seeds, call.gradients)
+        backward = BackwardCall(tuple(self._unscaled(r) for r in call.tensors), call.seeds, call.gradients)
         if not self._recorder.current.calls:
             self._on_unrecorded()
         gradients = self._gradients(call)
         count_zeros = self._recorder.step % ZEROS_EVERY == 0
         with without_users_modes():
             stats_KS, bad = measure(gradients, count_zeros=count_zeros, exact=not self.open)
-            loss = value_of(backward.roots)
+            loss = value_of(backward.tensors)
         bad = self._new_ones(bad, gradients)
         self._updates.measured()
         step.stats_KS = stats_KS
@@ -153,7 +153,7 @@ class Tripwire:
         step.own_s += time.perf_counter() - began
         bad_loss = not math.isfinite(loss) and bool(backward.roots)
         trip = self._trip(backward, loss, bad, stats_KS, bad_loss=bad_loss)
-        if trip is not None and bad and not bad_loss and trip.scaled and not self._overflow_is_real(trip):
+        if trip is not None and bad and not bad_loss and not self._overflow_is_real(trip):
             step.overflow, bad = True, []
         step.bad_loss |= bad_loss
         step.bad_grads |= bool(bad)
@@ -189,7 +189,7 @@ class Tripwire:
 
     def _leave_aside(self, call: BackwardCall) -> None:
         """Bad losses that the program has looked at and skipped are told, and are no incident."""
-        for loss in self.unfinished.backward_done(call.roots):
+        for loss in self.unfinished.backward_done(call.tensors):
             self._on_trip(self._unfinished_trip("skipped", loss))
 
     def _unfinished_trip(self, kind: Literal["nonfinite", "skipped"], loss: Loss) -> Trip:
@@ -275,10 +275,22 @@ class Tripwire:
 
     def _overflow_is_real(self, trip: Trip) -> bool:
         """GradScaler's factor overflows gradients on purpose; only what stays non-finite without it is a fault."""
-        if self.open or self._overflow_checks >= MAX_OVERFLOW_CHECKS:
-            return self.open
+        if not trip.scaled:
+            trip = self._without_own_factor(trip)
+        if self.open or not trip.scaled or self._overflow_checks >= MAX_OVERFLOW_CHECKS:
+            return self.open or not trip.scaled
         self._overflow_checks += 1
         return self._is_overflow_real(trip)
+
+    def _without_own_factor(self, trip: Trip) -> Trip:
+        """The trip with the loss as it was before the program multiplied it by a loss scale of its own."""
+        assert trip.backward is not None
+        roots = [self._recorder.scaled_by(r) for r in trip.backward.tensors]
+        known = [r for r in roots if r is not None]
+        if not known or len(known) < len(roots):
+            return trip
+        backward = replace(trip.backward, roots=tuple(ref for ref, _ in known))
+        return replace(trip, backward=backward, scaled=True, scale=known[0][1])
 
     # --- verdict ---
 
