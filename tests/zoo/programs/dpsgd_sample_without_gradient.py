@@ -12,7 +12,6 @@ EXPECT = {
     "op": "aten::div",
     "module": None,
     "step": 5,
-    "rows": [2],
     "cause": "division_by_zero",
 }
 

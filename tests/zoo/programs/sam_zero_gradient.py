@@ -8,7 +8,6 @@ from torch import nn
 EXPECT = {
     "phase": ("optimizer", "params", "loss"),
     "step": 5,
-    "cause": ("division_by_zero", "optimizer_eps"),
 }
 
 
@@ -24,7 +23,7 @@ class SAM(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 self.state[p]["here"] = p.clone()
-                p.add_(p.grad * (group["rho"] / norm))  # ORIGIN
+                p.add_(p.grad * (group["rho"] / norm))
         self.zero_grad()
 
     @torch.no_grad()
