@@ -13,6 +13,7 @@ from nanwatch.records import Cause, Experiment, Origin
 Confidence = Literal["certain", "likely", "possible"]
 _LOWER: dict[Confidence, Confidence] = {"certain": "likely", "likely": "possible", "possible": "possible"}
 _OUTGROWN = {"exploding_activation", "exploding_gradient", "overflow_exp", "lr_too_high"}
+_OF_NO_TYPE = {"empty_reduction", "masked_softmax"}
 _ZEROS = {"log_of_zero", "division_by_zero", "sqrt_zero_grad", "pow_zero_grad", "invalid_domain", "degenerate_linalg"}
 
 
@@ -41,6 +42,9 @@ def _by_precision(cause: Cause, float32: Experiment | None, float64: Experiment 
         return _because(cause, "finite in float32: what the 16-bit type cannot hold, or rounds to zero, made it")
     if float64 is None:
         return cause
+    if cause.label in _OF_NO_TYPE and float64.finite:
+        why = "finite in float64: what is empty or masked there is not all of it"
+        return replace(_because(cause, why), confidence=_LOWER[cause.confidence])
     if cause.label in _OUTGROWN:
         if float64.finite:
             return _because(cause, "finite in float64: nothing is undefined, the values have outgrown the type")

@@ -128,9 +128,7 @@ class _Laboratory:
         low = self._low_types()
         if low:
             run = self._run(Variation(dtype=torch.float32))
-            self._say_precision(
-                FLOAT32, run, finite=f"finite in float32: the range of {' and '.join(low)} is the cause"
-            )
+            self._say_precision(FLOAT32, run, finite=f"finite in float32: {self._lack_of(low)} is the cause")
             if run.bad is False:
                 return
         if any(p.dtype != torch.float64 for p in self._watched.parameters):
@@ -145,6 +143,12 @@ class _Laboratory:
         else:
             last = name == FLOAT64
             self._say(name, finite=False, says=f"not finite in {name} either" + ": no precision mends it" * last)
+
+    def _lack_of(self, low: list[str]) -> str:
+        """What a narrow type is short of: bfloat16 reaches as far as float32, and an overflow is a matter of range."""
+        overflowed = self._findings.cause is not None and self._findings.cause.label == "overflow_low_precision"
+        lack = "the precision" if low == ["bfloat16"] else "the range" if overflowed else "the range or the precision"
+        return f"{lack} of {' and '.join(low)}"
 
     def _low_types(self) -> list[str]:
         """Types narrower than float32 that the step computed in: first that of the origin."""
@@ -167,8 +171,9 @@ class _Laboratory:
         if known and max(known) < size and len(known) < size:
             rest = tuple(r for r in range(size) if r not in known)
             alone, without = self._with_rows(known), self._with_rows(rest)
-            if alone.bad is None and without.bad is None:
-                self._scope.append(f"the step could not be run on a part of its batch: {alone.why}")
+            if without.bad is None:
+                # That one row ran does not count then: what could not be cut may have been broadcast to it.
+                self._scope.append(f"the step could not be run on a part of its batch: {without.why}")
             else:
                 self._say(ROWS, finite=without.bad is False, says=_said_of_known(known, alone, without))
         elif not known:
@@ -190,12 +195,15 @@ class _Laboratory:
         found = fewest_failing(size, fails)
         if stopped:
             self.not_run(ROWS)
-        if tried and all(r.bad is None for r in tried):
-            self._scope.append(f"the step could not be run on a part of its batch: {tried[0].why}")
-        if stopped or found is None:
+        if stopped or found is None or found.rest_fails is None:
+            why = next((r.why for r in tried if r.bad is None), "")
+            if why:
+                self._scope.append(f"the step could not be run on a part of its batch: {why}")
             return
-        self._say(ROWS, finite=found.rest_fails is False, says=_said_of(found))
-        if found.rest_fails is False and len(found.rows) <= MOST_ROWS:
+        if len(found.rows) > MOST_ROWS:
+            return
+        self._say(ROWS, finite=not found.rest_fails, says=_said_of(found))
+        if not found.rest_fails:
             self._rows = found.one_suffices or found.rows
 
     def _with_rows(self, rows: Rows) -> _Run:
@@ -306,8 +314,6 @@ def _said_of_known(rows: Rows, alone: _Run, without: _Run) -> str:
         rest = "the step is finite" if without.bad is False else "the step still fails"
         return f"without {which} {rest}; {which} cannot be run alone ({alone.why})"
     first = f"{which} {_verb(rows, 'fails', 'fail')} alone" if alone.bad else f"{which} alone {_is(rows)} finite"
-    if without.bad is None:
-        return f"{first}; the rest cannot be run without {_them(rows)} ({without.why})"
     return f"{first}; without {_them(rows)} the step {'still fails' if without.bad else 'is finite'}"
 
 
@@ -315,14 +321,13 @@ def _said_of(found: Found) -> str:
     which = _named(found.rows)
     if found.every_row:
         return f"{which} fails alone, and so does every other row that was tried: no single row is the cause"
+    if len(found.one_suffices) == 1:
+        return f"{which} fail together; without row {found.one_suffices[0]} alone the step is finite"
     if found.one_suffices:
-        out = f"{which} fail together, none of them alone"
-        return f"{out}; without row {found.one_suffices[0]} the step is finite"
-    together = " together" if len(found.rows) > 1 else " alone"
-    cut = "" if found.minimal else " (fewer may do: the search was cut short)"
-    rest = {None: "", True: "the rest fails too", False: f"without {_them(found.rows)} the step is finite"}
-    first = f"{which} {_verb(found.rows, 'fails', 'fail')}{together}{cut}"
-    return "; ".join(part for part in (first, rest[found.rest_fails]) if part)
+        return f"{which} fail together; to leave out one of them is enough"
+    how = f"{_verb(found.rows, 'fails alone', 'fail together')}{'' if found.minimal else ' (fewer may do)'}"
+    rest = "the rest fails too" if found.rest_fails else f"without {_them(found.rows)} the step is finite"
+    return f"{which} {how}; {rest}"
 
 
 def _named(rows: Rows) -> str:

@@ -1,11 +1,10 @@
-"""The fewest rows of a batch that still fail: delta debugging, with a bounded number of runs."""
+"""The fewest rows of a batch that still fail, found by halving, with a bounded number of runs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 Rows = tuple[int, ...]
 Fails = Callable[[Rows], bool | None]
@@ -92,29 +91,23 @@ def _any_row_fails(rest: Rows, ask: Fails) -> bool:
 
 
 def _reduced(rows: Rows, ask: Fails) -> tuple[Rows, bool]:
-    """Halves, then ever smaller parts, of what fails; and whether no part of the result fails."""
-    parts = 2
+    """A part of the rows that fails, as small as can be, and whether it is the smallest.
+
+    The shortest beginning that fails ends with a row that is needed. Keep that one, and look again in what lies before.
+    """
+    kept: Rows = ()
+    before = rows
     try:
-        while len(rows) > 1:
-            chunks = _split(rows, parts)
-            rests = [tuple(r for r in rows if r not in c) for c in chunks] if parts > 2 else []
-            smaller = next((c for c in chunks if ask(c)), None)
-            if smaller is not None:
-                rows, parts = smaller, 2
-                continue
-            smaller = next((c for c in rests if ask(c)), None)
-            if smaller is not None:
-                rows, parts = smaller, max(2, parts - 1)
-            elif parts >= len(rows):
-                return rows, True
-            else:
-                parts = min(len(rows), 2 * parts)
+        while before and len(kept) < MOST_ROWS:
+            if kept and ask(kept):
+                return kept, True
+            short, long = 0, len(before)  # the beginning of the one length does not fail, that of the other does
+            while long - short > 1:
+                middle = (short + long) // 2
+                short, long = (short, middle) if ask(before[:middle] + kept) else (middle, long)
+                if long < len(before):
+                    before = before[:long]
+            kept, before = (before[long - 1], *kept), before[: long - 1]
     except _OutOfRunsError:
-        return rows, False
-    return rows, True
-
-
-def _split(rows: Rows, parts: int) -> list[Rows]:
-    step = len(rows) / parts
-    cuts = [round(i * step) for i in range(parts + 1)]
-    return [rows[a:b] for a, b in pairwise(cuts) if b > a]
+        return tuple(sorted((*before, *kept))), False
+    return tuple(sorted((*before, *kept))), not before

@@ -47,8 +47,10 @@ class InType(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return NotImplemented
         name = func._schema.name.partition("::")[2]
         if name in _DRAWN:
+            if torch.float32 in self._wider:
+                args, kwargs = tree_map(_as_drawn, (args, kwargs))
             return tree_map(self._cast_any, func(*args, **kwargs))
-        if name in _DRAWN_IN_PLACE and args[0].dtype == torch.float64:
+        if name in _DRAWN_IN_PLACE and args[0].dtype == torch.float64 and torch.float32 in self._wider:
             drawn = func(torch.empty_like(args[0], dtype=torch.float32), *args[1:], **kwargs)
             return args[0].copy_(drawn)
         aliases = [a.alias_info for a in func._schema.arguments]
@@ -86,6 +88,12 @@ class InType(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(value, torch.dtype):
             return self._wider.get(value, value)
         return self.cast(value) if _is_tensor(value) and value.dtype in self._wider else value
+
+
+def _as_drawn(value: Any) -> Any:
+    """Of what a random number is drawn like, so that it is the same number as in the program's own type."""
+    drawn_wider = isinstance(value, torch.Tensor) and value.dtype == torch.float64
+    return value.to(torch.float32) if drawn_wider else value
 
 
 def _is_tensor(value: Any) -> bool:

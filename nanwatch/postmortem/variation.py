@@ -34,7 +34,7 @@ class Variation:
     rows: tuple[int, ...] | None = None
     """The only rows of the batch to keep."""
     sizes_follow: bool = False
-    """Numbers in the recorded program that equal the batch size become the number of rows kept."""
+    """What else has the size of the batch follows: numbers in the recorded program, tables of pairs of rows."""
 
 
 @dataclass
@@ -123,7 +123,10 @@ class _StandIns:
         rows, size = self._variation.rows, self._made.batch_size
         if rows is None or id(tensor) in self._state or tensor.dim() == 0 or tensor.shape[0] != size:
             return tensor
-        return tensor.index_select(0, torch.tensor(rows, device=tensor.device))
+        index = torch.tensor(rows, device=tensor.device)
+        cut = tensor.index_select(0, index)
+        pairs = self._variation.sizes_follow and tensor.dim() > 1 and tensor.shape[1] == size
+        return cut.index_select(1, index) if pairs else cut
 
     def _copied(self, tensor: torch.Tensor) -> torch.Tensor:
         wider = tensor if self._in_type is None else self._in_type.cast(tensor)
@@ -224,6 +227,6 @@ def _same(number: int) -> int:
 def _modules_of(made: Plan, watched: Mapping[str, nn.Module]) -> list[nn.Module]:
     """Those that the replay puts back to what they were."""
     modules = {id(m): m for c in made.calls if c.module is not None for m in unwrapped(c.module).modules()}
-    if any(c.opaque for c in made.calls):
+    if any(c.compiled for c in made.calls):
         modules |= {id(m): m for m in watched.values()}
     return list(modules.values())
