@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -19,13 +20,19 @@ _SAME_NODE = 16
 
 @dataclass(frozen=True)
 class Ruling:
-    """A label with its evidence. `did` goes on from "`x = torch.log(p)` at train.py:41 ..."."""
+    """A label with its evidence.
+
+    `did` goes on from "`x = torch.log(p)` at train.py:41 ..."; the rows follow, then what stands after a semicolon or
+    a colon in it.
+    """
 
     label: str
-    confidence: str
+    confidence: Literal["certain", "likely", "possible"]
     did: str
     more: tuple[str, ...] = ()
     """Further sentences, each complete."""
+    fix: tuple[str, ...] = ()
+    """Remedies for this very case; they come first."""
 
 
 @dataclass(frozen=True)

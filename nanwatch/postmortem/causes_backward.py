@@ -19,11 +19,11 @@ from nanwatch.postmortem.op_families import (
     POLES,
     POWERS,
     ROOTS,
+    SELECTIONS,
     SOFTMAXES,
     WEIGHT_NORMS,
 )
 
-_SELECTIONS = frozenset({"where", "masked_fill", "index", "masked_select", "nan_to_num", "masked_scatter"})
 _TINY = 0.5
 """A divisor below limit ** -0.5 (5e-20 in float32) has a square whose inverse overflows."""
 
@@ -57,7 +57,7 @@ def _too_narrow(case: Case) -> Ruling | None:
 
 def _not_taken(case: Case) -> Ruling | None:
     """0 * inf behind a `where`: the branch that was not taken gets a gradient of zero."""
-    selection = reaches(case.events, case.event.located, _SELECTIONS)
+    selection = reaches(case.events, case.event.located, SELECTIONS)
     if selection is None or not case.incoming_is_zero:
         return None
     did = "is computed for every element and only some are kept; the gradient of the others is 0 * inf = NaN"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
-from nanwatch.postmortem.case import Case, Ruling, one_of, ranges, shown, shown_span
+from nanwatch.postmortem.case import Case, Ruling, one_of, ranges, reaches, shown, shown_span
 from nanwatch.postmortem.causes_growth import grown, largest_input
 from nanwatch.postmortem.closeup import Span
 from nanwatch.postmortem.op_families import (
@@ -19,16 +20,19 @@ from nanwatch.postmortem.op_families import (
     POLES,
     POWERS,
     REDUCTIONS,
+    SELECTIONS,
     SOFTMAXES,
     SPREADS,
     WEIGHT_NORMS,
     short,
 )
+from nanwatch.postmortem.remedies import FIX_OF_CTC, FIX_OF_RUNAWAY, REMEDIES
 from nanwatch.postmortem.tensors import is_mask
 
 Judge = Callable[[Case], Ruling | None]
 
 RUNAWAY_EXPONENT = 1e3
+_KEPT_AWAY = "A selection keeps the value out of the loss, but not out of the gradient: there 0 * inf is NaN."
 _CASTS = frozenset({"to_copy", "to", "copy"})
 _MASKING = frozenset({"masked_fill", "where", "triu", "tril", "index_fill"})
 _LONG_EXPONENT = 64
@@ -37,7 +41,11 @@ _MODEST_BASE = 1e3
 
 def judge_forward(case: Case) -> Ruling | None:
     """The first judge that recognises the case."""
-    return next((r for judge in _JUDGES if (r := judge(case)) is not None), None)
+    ruling = next((r for judge in _JUDGES if (r := judge(case)) is not None), None)
+    kept_away = not case.event.backward and any(e.backward for e in case.found.path)
+    if ruling is None or not kept_away or reaches(case.events, case.event, SELECTIONS) is None:
+        return ruling
+    return replace(ruling, more=(*ruling.more, _KEPT_AWAY), fix=(*ruling.fix, REMEDIES["where_gradient"][0]))
 
 
 def _uninitialised(case: Case) -> Ruling | None:
@@ -65,7 +73,7 @@ def _ctc(case: Case) -> Ruling | None:
     if "ctc_loss" not in case.op:
         return None
     did = "is infinite: a target is longer than its input (repeated labels need a blank between them)"
-    return Ruling("bad_label", "likely", did)
+    return Ruling("bad_label", "likely", did, fix=(FIX_OF_CTC,))
 
 
 def _negative_variance(case: Case) -> Ruling | None:
@@ -190,8 +198,9 @@ def _exponential(case: Case) -> Ruling | None:
     if case.op == "exp":
         did += f" (from exp({math.log(case.limit):.4g}) on)"
     runaway = x is not None and x.absmax > RUNAWAY_EXPONENT
-    more = ("An exponent of this size has run away: look at what made it grow first.",) if runaway else ()
-    return Ruling("overflow_exp", "certain", did, more)
+    if not runaway:
+        return Ruling("overflow_exp", "certain", did)
+    return Ruling("overflow_exp", "certain", did, ("An exponent of this size has run away.",), (FIX_OF_RUNAWAY,))
 
 
 def _linalg(case: Case) -> Ruling | None:
@@ -217,8 +226,8 @@ def infinity_of_the_program(case: Case) -> Ruling | None:
     turned = "0 * inf and inf - inf are NaN" if case.is_nan else "it gets into the result"
     if _comes_from_mask(case):
         return Ruling("masked_softmax", "likely", f"meets the infinity of a mask: {turned}")
-    return Ruling("invalid_domain" if case.is_nan else "unknown", "possible",
-                  f"meets an infinity that the program wrote itself: {turned}")  # fmt: skip
+    did = f"meets an infinity that the program wrote itself: {turned}"
+    return Ruling("invalid_domain" if case.is_nan else "unknown", "possible", did)
 
 
 def _comes_from_mask(case: Case) -> bool:

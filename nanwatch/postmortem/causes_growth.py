@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from nanwatch.postmortem.case import Case, Ruling, one_of, ranges, shown
 from nanwatch.postmortem.closeup import span_of
 from nanwatch.postmortem.op_families import GROWING, NORMALISATIONS, POWERS, short
@@ -37,8 +39,9 @@ def grown(case: Case) -> Ruling | None:
 
 
 def largest_input(case: Case) -> float:
-    ends = [abs(v) for t in case.inputs for v in (t.min, t.max) if v is not None]
-    return max(ends, default=0.0)
+    """The largest finite magnitude among the operands, plain numbers too."""
+    ends = [v for t in case.inputs for v in (t.min, t.max) if v is not None]
+    return max((abs(v) for v in (*ends, *case.event.closeup.numbers.values()) if math.isfinite(v)), default=0.0)
 
 
 def _gradient(case: Case, biggest: float) -> Ruling:

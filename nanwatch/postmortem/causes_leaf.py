@@ -43,7 +43,7 @@ def parameter_cause(origin: Origin, name: str, past: Past) -> Cause:
     """How a parameter or buffer came to be bad, as far as its past is known."""
     ruling = _of_parameter(name, origin.value, past)
     reads = (f"{subject(origin)} reads it first.",) if origin.line else ()
-    return Cause(ruling.label, ruling.confidence, (ruling.did, *reads), fixes(ruling.label, origin))  # type: ignore[arg-type]
+    return Cause(ruling.label, ruling.confidence, (ruling.did, *reads), fixes(ruling.label, origin))
 
 
 def _of_parameter(name: str, value: str, past: Past) -> Ruling:

@@ -55,6 +55,9 @@ NORMALISATIONS = frozenset(
      "fused_rms_norm", "rms_norm", "layer_norm", "group_norm", "batch_norm", "batch_norm_impl_index"}
 )  # fmt: skip
 
+SELECTIONS = frozenset({"where", "masked_fill", "index", "masked_select", "nan_to_num", "masked_scatter"})
+"""They keep some elements and drop others."""
+
 WEIGHT_NORMS = frozenset({"weight_norm", "weight_norm_interface", "renorm"})
 
 LINALG = frozenset(

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 FIX_OF_CTC = "Check that each target fits its input length, or pass zero_infinity=True."
 
+FIX_OF_RUNAWAY = (
+    "An exponent this large has diverged: lower the learning rate, clip gradients, and bound it only then: "
+    "torch.exp(x.clamp(max=80))."
+)
+
 REMEDIES: dict[str, tuple[str, ...]] = {
     "log_of_zero": (
         "Clamp before the log: torch.log(x.clamp(min=1e-8)).",

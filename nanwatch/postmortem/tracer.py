@@ -232,11 +232,18 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return True, self._by_sequence.get(node._sequence_nr()), self._stack(own=True), node
 
     def _gradients(self, operands: list[tuple[str, torch.Tensor]], event: Event) -> list[torch.Tensor]:
-        """Those operands of a backward operation that came from another node: the incoming gradient."""
+        """Those operands of a backward operation that are the gradient which came in from another node."""
         if event.node is None:
             return []
         makers = [(t, self.maker_of(t)) for _, t in operands if t.is_floating_point() or t.is_complex()]
-        return [t for t, m in makers if m is not None and m.backward and m.node != event.node]
+        return [t for t, m in makers if m is not None and self._came_in(m, event.node)]
+
+    def _came_in(self, maker: Event, node: int) -> bool:
+        """Made by another node of the backward graph, or by this one of nothing else (its negative)."""
+        if not maker.backward or maker.node != node:
+            return maker.backward
+        sources = [s.event for s in maker.sources]
+        return len(sources) == 1 and sources[0] is not None and self._came_in(self.events[sources[0]], node)
 
     def _completes_origin(self, event: Event) -> bool:
         """Whether a value that was made in this very node of the backward graph meets the incoming gradient here."""

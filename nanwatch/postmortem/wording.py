@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from nanwatch.postmortem.case import Ruling
 from nanwatch.postmortem.remedies import REMEDIES
 from nanwatch.records import Cause, Origin
 
+_EXPLANATION = re.compile(r"[;:] ")
 _LONGEST_CODE = 80
 _LONGEST_LIST = 6
 _AT_THE_LINE = {"log_of_zero", "division_by_zero", "sqrt_zero_grad", "pow_zero_grad", "where_gradient",
@@ -16,12 +18,18 @@ _AT_THE_LINE = {"log_of_zero", "division_by_zero", "sqrt_zero_grad", "pow_zero_g
 """Causes that are mended at the origin's line itself."""
 
 
-def worded(ruling: Ruling, origin: Origin | None) -> Cause:
-    """The cause as people read it. Without an origin `did` is a sentence of its own."""
-    if origin is None or not ruling.did:
-        return Cause(ruling.label, ruling.confidence, (ruling.did, *ruling.more), fixes(ruling.label, origin))  # type: ignore[arg-type]
-    sentence = f"{subject(origin)} {ruling.did}{_where(origin)}."
-    return Cause(ruling.label, ruling.confidence, (sentence, *ruling.more), fixes(ruling.label, origin))  # type: ignore[arg-type]
+def worded(ruling: Ruling, origin: Origin) -> Cause:
+    """The cause as people read it."""
+    what, colon, because = _split(ruling.did)
+    sentence = f"{subject(origin)} {what}{_where(origin)}{colon}{because}."
+    fix = (*ruling.fix, *fixes(ruling.label, origin))
+    return Cause(ruling.label, ruling.confidence, (sentence, *ruling.more), fix)
+
+
+def _split(did: str) -> tuple[str, str, str]:
+    """What was done, and the explanation behind its first semicolon or colon."""
+    found = _EXPLANATION.search(did)
+    return (did, "", "") if found is None else (did[: found.start()], found.group(), did[found.end() :])
 
 
 def subject(origin: Origin) -> str:

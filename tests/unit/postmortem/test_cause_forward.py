@@ -29,6 +29,24 @@ def huge(h, power=20):
     return h * 10.0**power
 
 
+def entropy_of_a_mask(h, x):
+    p = h.masked_fill(h > h.median(), float("-inf")).log_softmax(1)
+    return p.exp() * p
+
+
+def attention_of_nothing(h, x):
+    mask = torch.zeros(6, 6).masked_fill(total(x) == 0, float("-inf"))
+    return (h @ h.t() + mask).softmax(-1) @ h
+
+
+def multi_head_attention(h, x):
+    torch.manual_seed(0)
+    attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    padded = (total(x) == 0).expand(6, 3)
+    s = h[:, None].expand(6, 3, 8)
+    return attention(s, s, s, key_padding_mask=padded)[0]
+
+
 class Wrong(torch.autograd.Function):
     @staticmethod
     def forward(ctx, h, x):
@@ -69,7 +87,7 @@ FORWARD = {
     "fmod": (lambda h, x: torch.fmod(h, total(x)), ZERO, "aten::fmod", "division_by_zero"),
     "addcdiv": (lambda h, x: torch.addcdiv(h, h, total(x)), ZERO, "aten::addcdiv", "division_by_zero"),
     "nearly_zero": (lambda h, x: h / (total(x) + 1e-42), ZERO, "aten::div", "division_by_zero"),
-    "custom_function_forward": (lambda h, x: Wrong.apply(h, x), ZERO, "aten::div", "division_by_zero"),
+    "custom_function_forward": (Wrong.apply, ZERO, "aten::div", "division_by_zero"),
     # powers, roots and functions that are not defined everywhere
     "sqrt": (lambda h, x: h + (total(x) - 1).sqrt(), ZERO, "aten::sqrt", "invalid_domain"),
     "pow_fraction_of_a_negative": (lambda h, x: h + (total(x) - 1) ** 0.3, ZERO, "aten::pow", "invalid_domain"),
@@ -109,10 +127,9 @@ FORWARD = {
         lambda h, x: Categorical(logits=masked_row(h, x), validate_args=False).logits, ZERO, "aten::sub",
         "masked_softmax",
     ),
-    "entropy_of_a_mask": (
-        lambda h, x: (lambda p: p.exp() * p)(h.masked_fill(h > h.median(), float("-inf")).log_softmax(1)), None,
-        "aten::mul", "masked_softmax",
-    ),
+    "entropy_of_a_mask": (entropy_of_a_mask, None, "aten::mul", "masked_softmax"),
+    "attention": (attention_of_nothing, ZERO, None, "masked_softmax"),
+    "multi_head_attention": (multi_head_attention, ZERO, None, "masked_softmax"),
     # reductions of nothing
     "mean": (lambda h, x: h + absent(h).mean(), None, "aten::mean", "empty_reduction"),
     "mean_of_rows": (lambda h, x: h + absent(h).mean(0), None, "aten::mean", "empty_reduction"),
@@ -162,7 +179,7 @@ FORWARD = {
     ),
     "prod": (lambda h, x: (h.new_full((60,), 20.0) + 0 * h.sum()).prod(), None, "aten::prod", "exploding_activation"),
     "variance": (lambda h, x: huge(h).var(1), None, "aten::var", "exploding_activation"),
-    "norm": (lambda h, x: huge(h, 36).pow(1).mul(100).norm(3), None, "aten::linalg_vector_norm", "exploding_activation"),
+    "norm": (lambda h, x: huge(h, 30).norm(3), None, "aten::linalg_vector_norm", "exploding_activation"),
     "mse_loss": (lambda h, x: F.mse_loss(huge(h), h), None, "aten::mse_loss", "exploding_activation"),
     "convolution": (
         lambda h, x: F.conv1d(huge(h)[None], huge(h).detach().t()[:, :6, None]), None, "aten::convolution",
@@ -175,6 +192,65 @@ FORWARD = {
     ),
     "layer_by_layer": (lambda h, x: [h := h @ (h.t() @ h) for _ in range(9)][-1] * 1e6, None, "aten::mm",
                        "exploding_activation"),
+    "huber": (lambda h, x: F.huber_loss(huge(h, 38) * 2, h, delta=1e3), None, "aten::huber_loss",
+              "exploding_activation"),
+    "bce_with_logits": (
+        lambda h, x: F.binary_cross_entropy_with_logits(huge(h, 37).abs() * 9, -huge(h, 1).abs()), None, None,
+        "exploding_activation",
+    ),
+    "gaussian_nll": (lambda h, x: F.gaussian_nll_loss(huge(h), h, h.abs()), None, "aten::pow", "exploding_activation"),
+    "embedding_bag": (
+        lambda h, x: F.embedding_bag(torch.zeros(1, 9).long(), huge(h.abs(), 38) * 2, mode="sum"), None, None,
+        "exploding_activation",
+    ),
+    "index_add": (
+        lambda h, x: torch.zeros(1, 8).index_add(0, torch.zeros(6).long(), huge(h.abs() + 1, 38)), None,
+        "aten::index_add", "exploding_activation",
+    ),
+    "scatter_add": (
+        lambda h, x: torch.zeros(1, 8).scatter_add(0, torch.zeros(6, 8).long(), huge(h.abs() + 1, 38)), None,
+        "aten::scatter_add", "exploding_activation",
+    ),
+    "fft": (lambda h, x: torch.fft.rfft(huge(h.abs() + 1, 38)).abs(), None, None, "exploding_activation"),
+    "complex_abs": (
+        lambda h, x: torch.complex(huge(h.abs() + 1, 38) * 1.4, huge(h.abs() + 1, 38) * 1.4).abs() * 2, None, None,
+        "exploding_activation",
+    ),
+    "upsample": (
+        lambda h, x: F.interpolate(huge(h[None] * 0 + 3, 38) * torch.tensor([1.0, -1] * 4), size=12, mode="linear"),
+        None, None, "exploding_activation",
+    ),
+    "grid_sample": (
+        lambda h, x: F.grid_sample(huge(h[None, None, :4, :4]) * 0 + 3e38, 0.1 * h[None, :4, None, :2], mode="bicubic")
+        * 4, None, None, "exploding_activation",
+    ),
+    "lerp": (lambda h, x: torch.lerp(-huge(h * 0 + 3, 38), huge(h * 0 + 3, 38), 0.7), None, None,
+             "exploding_activation"),
+    "baddbmm": (
+        lambda h, x: torch.baddbmm(h[None], huge(h)[None], huge(h.t() @ h)[None]), None, "aten::baddbmm",
+        "exploding_activation",
+    ),
+    "group_norm_of_huge_values": (lambda h, x: F.group_norm(huge(h, 38) * 3, 2), None, None, "exploding_activation"),
+    "cdist": (lambda h, x: torch.cdist(huge(h), huge(h) * 2), None, None, "exploding_activation"),
+    "logcumsumexp_is_stable_but_not_its_exponential": (
+        lambda h, x: (h.abs() * 100 + 100).logcumsumexp(1).exp(), None, "aten::exp", "overflow_exp",
+    ),
+    "sinh": (lambda h, x: torch.sinh(100 * total(x)), None, "aten::sinh", "overflow_exp"),
+    "weight_norm_of_zeros": (
+        lambda h, x: torch._weight_norm(h * total(x), total(x), 0), ZERO, None, "division_by_zero",
+    ),
+    "zeta_at_its_pole": (
+        lambda h, x: h + torch.special.zeta(total(x) + 1, torch.tensor(1.0)).detach(), ZERO, None, "invalid_domain",
+    ),
+    "entr": (lambda h, x: h + torch.special.entr(total(x) - 1), ZERO, None, "invalid_domain"),
+    "i0": (lambda h, x: torch.special.i0(100 * total(x)) + h, None, None, "overflow_exp"),
+    "nanmean_of_nothing": (lambda h, x: h + absent(h).nanmean(), None, None, "division_by_zero"),
+    "mvlgamma": (lambda h, x: h + torch.mvlgamma(total(x) + 0.5, 2), ZERO, "aten::lgamma", "invalid_domain"),
+    "lstm_of_huge_weights": (
+        lambda h, x: torch.lstm_cell(
+            huge(h), (h, h), huge(h.new_ones(32, 8)), h.new_ones(32, 8) * 1e38,
+        )[0], None, None, "exploding_activation",
+    ),
     # what came so with the batch
     "absurd_number_in_the_batch": (lambda h, x: h + (x * x).sum(), with_row(3e25), "aten::mul", "bad_input"),
 }  # fmt: skip
@@ -199,6 +275,12 @@ LOW_PRECISION = {
     "exp": (lambda h, x: (h * 0 + 12).exp(), "overflow_low_precision"),
     "exp_of_too_much": (lambda h, x: (h * 0 + 100).exp(), "overflow_exp"),
     "cast": (lambda h, x: (h.float() * 1e6).half(), "overflow_low_precision"),
+    "gelu_of_a_product": (lambda h, x: F.gelu((h * 0 + 300) * 300), "overflow_low_precision"),
+    "layer_norm_then_matmul": (
+        lambda h, x: F.layer_norm(h, (8,)) * 300 @ (F.layer_norm(h, (8,)) * 300).t(),
+        "overflow_low_precision",
+    ),
+    "mse": (lambda h, x: F.mse_loss(h * 0 + 300, h), "overflow_low_precision"),
     "pow": (lambda h, x: (h * 0 + 300) ** 2, "overflow_low_precision"),
     "pow_in_place": (lambda h, x: (h * 0 + 300).pow_(2), "overflow_low_precision"),
     "eps_that_rounds_to_zero": (lambda h, x: h / (h * 0 + 1e-8), "division_by_zero"),
