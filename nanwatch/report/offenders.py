@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from nanwatch.records import Incident, TensorSummary
-from nanwatch.report.figures import number_text, shape_text
+from nanwatch.report.figures import number_text
 
 _MOST = 10
 
@@ -14,17 +14,18 @@ _MOST = 10
 def tensor_text(tensor: TensorSummary) -> str:
     """`self [8, 16] float32, 0 ... 0.7, 2 not finite; element [3, 0] is 0`."""
     shape = str(list(tensor.shape)) if tensor.shape else "scalar"
-    bad = f", {tensor.nonfinite:,} not finite" if tensor.nonfinite else ""
+    bad = f"{tensor.nonfinite:,} not finite" if tensor.nonfinite else ""
+    facts = ", ".join(filter(None, [f"{tensor.name} {shape} {tensor.dtype}", span_text(tensor), bad]))
     element = element_text(tensor)
-    return f"{tensor.name} {shape} {tensor.dtype}, {span_text(tensor)}{bad}{f'; {element}' if element else ''}"
+    return f"{facts}; {element}" if element else facts
 
 
 def span_text(tensor: TensorSummary) -> str:
-    """`0 ... 0.7`, the range of the finite elements."""
+    """`0 ... 0.7`, the range of the finite elements; empty for what has none, as a mask."""
     if tensor.min is None or tensor.max is None:
-        return "nothing finite" if tensor.nonfinite else f"{shape_text(tensor.shape)}, no range"
+        return "nothing finite" if tensor.nonfinite else ""
     if tensor.min == tensor.max:
-        return plain_number(tensor.min) if not tensor.shape else f"all {plain_number(tensor.min)}"
+        return f"{'all ' if tensor.shape else ''}{plain_number(tensor.min)}"
     return f"{plain_number(tensor.min)} ... {plain_number(tensor.max)}"
 
 
@@ -51,7 +52,7 @@ def offender(tensors: Sequence[TensorSummary]) -> TensorSummary | None:
     Of the operands of a division that gave infinity this is the divisor.
     """
     located = [t for t in tensors if t.position is not None]
-    return max(located, key=_suspicion, default=None)
+    return max(reversed(located), key=_suspicion, default=None)
 
 
 def _suspicion(tensor: TensorSummary) -> tuple[bool, bool, float]:

@@ -29,7 +29,7 @@ from nanwatch.report.drawing import draw_modules, draw_operations, styles
 from nanwatch.report.evidence import Batch, Environment, Graph, Preview, Source, Upload, read_member
 from nanwatch.report.heatmap import heat_map
 from nanwatch.report.history import History, read_history
-from nanwatch.report.offenders import element_value, row_text, rows_text
+from nanwatch.report.offenders import element_value, offender, row_text, rows_text
 from nanwatch.report.panels import Panel, growth_panel, history_panels
 from nanwatch.report.pictures import row_view
 
@@ -120,6 +120,7 @@ def _context(incident: Incident, read: _Reader) -> dict[str, Any]:
         "rows_stay": upload.stays.get("preview.json") if upload else None,
         "chain": fold(incident.path),
         "offending": rows_text(incident),
+        "at_fault": offender(incident.origin.inputs) if incident.origin else None,
         "modules_svg": _svg(modules),
         "operations_svg": _svg(operations),
         "origin_module": graph.origin if graph else None,

@@ -62,7 +62,8 @@ def lead(incident: Incident) -> str:
         return incident.reason or "Nothing was wrong: somebody asked for a picture of this step."
     if incident.origin is None:
         return "Where it began could not be found. What was seen, and what a replay needs, is below."
-    why = f"{sentence(incident.cause.why[0]).rstrip('.')}." if incident.cause.why else ""
+    came_in = incident.origin.phase in {"data", "params"}  # where it was read first is all that there is to say
+    why = f"{sentence(incident.cause.why[0]).rstrip('.')}." if incident.cause.why and not came_in else ""
     return f"{origin_sentence(incident)} {why}".strip()
 
 
@@ -135,7 +136,9 @@ def verdict_sentence(incident: Incident) -> str:
     replay = incident.replay
     times = plural(replay.attempts, "replay")
     if replay.verdict == "reproduced":
-        how = "gave the same bits" if replay.bitwise else "gave a non-finite value again, though not the same bits"
+        compared = incident.seen.where in {"loss", "grad"}
+        how = "gave the same bits" if replay.bitwise else "gave a non-finite value again"
+        how += ", though not the same bits" if compared and not replay.bitwise else ""
         return f"{times} of this step {how}. What is said below was measured on it."
     if replay.verdict == "not_reproduced":
         return (
@@ -149,7 +152,23 @@ def verdict_sentence(incident: Incident) -> str:
 
 def action_text(incident: Incident) -> str:
     """What was done about it."""
+    if not incident.seen.backward or incident.seen.where == "output":
+        return "recorded"  # the program itself has decided how it went on
     return _ACTIONS[incident.action]
+
+
+def seen_text(incident: Incident) -> str:
+    """Where it was seen: `loss`, `gradient of fc.weight and 4 more`."""
+    seen = incident.seen
+    if seen.where == "output":
+        return incident.reason or "an exception"
+    if seen.where == "parameter":
+        what = "buffer" if _is_buffer(incident) else "parameter"
+    else:
+        what = {"grad": "gradient of", "none": ""}.get(seen.where, seen.where)
+    if not seen.names or seen.where == "loss":
+        return what.removesuffix(" of")
+    return f"{what} {seen.names[0]}{f' and {seen.count - 1} more' if seen.count > 1 else ''}"
 
 
 def cause_title(label: str) -> str:
