@@ -67,6 +67,8 @@ def run_experiments(
         return Results()
     bounds = Bounds(BUDGET_S if budget_s is None else budget_s, watched.parameters, clock)
     laboratory = _Laboratory(findings, findings.made, findings.origin, seen, watched, bounds)
+    if not laboratory.can_judge():
+        return Results()
     for experiment in (laboratory.same, laboratory.precision, laboratory.rows):
         try:
             experiment()
@@ -105,6 +107,11 @@ class _Laboratory:
 
     def not_run(self, name: str) -> None:
         self._out_of_time.append({"same": SAME, "precision": "other types"}.get(name, name))
+
+    def can_judge(self) -> bool:
+        """Whether what was bad can be seen in a run: not where the program computes gradients by hand, for example."""
+        first = self._findings.outcome
+        return first is None or self._is_bad(Varied(first, self._made.after))
 
     # --- the same step again ---
 
@@ -241,7 +248,8 @@ class _Laboratory:
 
     def _run(self, variation: Variation) -> _Run:
         """Raises: OutOfTimeError, NeedsOthersError."""
-        with_gradients = self._seen.where == "grad"
+        first = self._findings.outcome
+        with_gradients = self._seen.where == "grad" and (first is None or bool(first.gradients))
         try:
             varied = run_varied(
                 self._made, self._watched.parameters, self._modules, self._state, variation, self._bounds,

@@ -271,20 +271,26 @@ def _gradients(
 # --- leaving no trace ---
 
 
+def modules_of(made: Plan, watched: Iterable[nn.Module]) -> list[nn.Module]:
+    """Those that a run may change; afterwards they are as they were."""
+    modules = {id(m): m for c in made.calls if c.module is not None for m in unwrapped(c.module).modules()}
+    modules |= {id(m): m for m in watched if any(c.opaque for c in made.calls)}
+    return list(modules.values())
+
+
 @contextlib.contextmanager
 def _everything_restored(made: Plan, watched: Iterable[nn.Module]) -> Iterator[None]:
     rng = Surroundings().rng(everything=True)
     anomaly = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
     torch.set_anomaly_enabled(False)
-    modules = {id(m): m for c in made.calls if c.module is not None for m in unwrapped(c.module).modules()}
-    modules |= {id(m): m for m in watched if any(c.opaque for c in made.calls)}
+    modules = modules_of(made, watched)
     try:
-        with left_alone(modules.values()):
+        with left_alone(modules):
             made.stand_ins.clear()
-            _stand_in_buffers(made, modules.values())
-            without_wrappers(modules.values())
+            _stand_in_buffers(made, modules)
+            without_wrappers(modules)
             yield
-            made.after = {(id(m), name): b for m in modules.values() for name, b in m._buffers.items() if b is not None}
+            made.after = {(id(m), name): b for m in modules for name, b in m._buffers.items() if b is not None}
     finally:
         torch.set_anomaly_enabled(*anomaly)
         rng.restore()

@@ -16,8 +16,7 @@ from nanwatch.postmortem.bounds import Bounds
 from nanwatch.postmortem.collectives import alone
 from nanwatch.postmortem.compiler import eagerly
 from nanwatch.postmortem.in_type import InType
-from nanwatch.postmortem.ranks import unwrapped
-from nanwatch.postmortem.replay import Outcome, Plan, run
+from nanwatch.postmortem.replay import Outcome, Plan, modules_of, run
 from nanwatch.probes.flight_recorder import Ambient, Call, Leaf, MappingToken, Ref, TupleToken
 
 _MADE_TO_SIZE = {"arange", "zeros", "ones", "full", "empty", "eye", "rand", "randn", "randint", "randperm", "view",
@@ -60,7 +59,7 @@ def run_varied(
     Raises: what bounds refuse, NeedsOthersError, and whatever the program raises on what it is not used to.
     """
     stand_ins = _StandIns(made, state, variation)
-    modules = _modules_of(made, watched)
+    modules = modules_of(made, watched.values())
     width = 0 if variation.dtype is None else variation.dtype.itemsize
     bounds.begin(extra_bytes=3 * width * sum(p.numel() for p in parameters))  # themselves, gradients, what they make
     own = [stand_ins.of_parameter(p) for p in parameters]
@@ -222,11 +221,3 @@ class _StandIns:
 
 def _same(number: int) -> int:
     return number
-
-
-def _modules_of(made: Plan, watched: Mapping[str, nn.Module]) -> list[nn.Module]:
-    """Those that the replay puts back to what they were."""
-    modules = {id(m): m for c in made.calls if c.module is not None for m in unwrapped(c.module).modules()}
-    if any(c.compiled for c in made.calls):
-        modules |= {id(m): m for m in watched.values()}
-    return list(modules.values())
