@@ -182,8 +182,8 @@ def _domain(case: Case) -> Ruling | None:
         return Ruling("invalid_domain", "certain", f"takes the square root of {shown_span(x)}")
     if case.op not in POLES or case.reads_infinity:
         return None
-    if x is not None and "gamma" in case.op and x.low > 0:
-        return grown(case)
+    if x is not None and case.op in {"lgamma", "mvlgamma"} and x.low > 0 and (too_large := grown(case)) is not None:
+        return too_large
     did = f"takes {case.op} of {shown_span(x)}; it is defined {POLES[case.op]}"
     return Ruling("invalid_domain", "certain", did)
 

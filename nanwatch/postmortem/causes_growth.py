@@ -25,7 +25,7 @@ def grown(case: Case) -> Ruling | None:
     many = case.op in _FACTORS and not case.is_nan
     if biggest < large and not many:
         return None
-    if case.is_nan and not one_of(case.op, GROWING, NORMALISATIONS, POWERS):
+    if case.is_nan and biggest < math.sqrt(case.limit) and not one_of(case.op, GROWING, NORMALISATIONS, POWERS):
         return None
     if case.event.backward:
         return _gradient(case, biggest)

@@ -11,7 +11,7 @@ from nanwatch.postmortem.findings import Findings, failed
 from nanwatch.postmortem.joint import has_shards
 from nanwatch.postmortem.look_back import look_back
 from nanwatch.postmortem.naming import Namer, path_of
-from nanwatch.postmortem.provenance import Found, Leaves, find_origin
+from nanwatch.postmortem.provenance import CASTS, Found, Leaves, find_origin
 from nanwatch.postmortem.ranks import Ranks, why_not_alone
 from nanwatch.postmortem.replay import Outcome, Plan, ReplayError, changed, plan, plan_up_to, run, same_bits
 from nanwatch.postmortem.tensors import state_of
@@ -146,6 +146,8 @@ class Locator:
         leaves = Leaves(self._namer.state(), evidence.named_data(made, self._namer.ids()), made.stand_ins)
         found = find_origin(tracer.events, roots, leaves)
         origin, cause = self._namer.name(found, tracer.events, made)
+        if trip.by_hand and trip.after_backward and origin.phase == "loss":
+            origin = replace(origin, phase="optimizer")  # the loss was fine, and so was what backward made of it
         event = found.event or (found.leaf.consumer if found.leaf else None)
         findings = Findings(
             verdict, origin, cause, path_of(found.path), made, events, event, found.path, tracer.calls, scope=scope,
@@ -159,6 +161,11 @@ class Locator:
         if earlier is None:
             return findings
         origin, cause = self._namer.name(earlier.found, earlier.events, earlier.made)
+        if earlier.found.event is not None and earlier.found.event.op in CASTS:
+            # A number that does not fit into the type of the batch is the data's fault, not the cast's.
+            assert findings.origin is not None
+            was = findings.origin
+            origin = replace(origin, phase="data", param=was.param, batch_features=was.batch_features)
         chain = (*earlier.found.path, *findings.chain)
         said = "the value was made before the model was called; the bundle's replay starts from the batch as it was"
         return replace(

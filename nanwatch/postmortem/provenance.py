@@ -21,6 +21,8 @@ CONSTANTS = {"aten::masked_fill", "aten::masked_fill_", "aten::full", "aten::ful
               "aten::constant_pad_nd", "aten::index_fill", "aten::index_fill_", "aten::detach"}  # fmt: skip
 
 
+CASTS = {"aten::_to_copy", "aten::copy_"}
+
 LeafKind = Literal["data", "params", "constant"]
 
 
@@ -57,6 +59,8 @@ class Leaves:
         self._known: dict[int | None, tuple[LeafKind, str, torch.Tensor]] = {}
         for name, tensor in data.items():
             self._known[storage_key(tensor)] = ("data", name, tensor)
+            if id(tensor) in stand_ins:
+                self._known[storage_key(stand_ins[id(tensor)])] = ("data", name, tensor)
         for name, tensor in parameters.items():
             self._known[storage_key(tensor)] = ("params", name, tensor)
             if id(tensor) in stand_ins:

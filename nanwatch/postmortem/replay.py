@@ -149,7 +149,7 @@ def run_under_tracer(made: Plan, parameters: list[nn.Parameter], tracer: Any, *,
         for call in made.calls:
             if tracer is not None:
                 tracer.begin(call)
-            environment[call.index] = _run_call(call, environment)
+            environment[call.index] = _run_call(call, environment, made.stand_ins)
         roots = [follow(environment[r.index], r.path) for r in made.roots]
         gradients: list[torch.Tensor | None] = []
         if backward:
@@ -193,8 +193,12 @@ def same_bits(a: float, b: float) -> bool:
 # --- one call ---
 
 
-def _run_call(call: Call, environment: dict[int, Any]) -> Any:
+def _run_call(call: Call, environment: dict[int, Any], stand_ins: dict[int, torch.Tensor]) -> Any:
     args = resolve(call.args, environment)
+    if call.mutates and isinstance(call.args[0], Leaf):
+        # The next run starts from the same tensor: this one writes into a copy.
+        copy = stand_ins[id(call.args[0].tensor)] = args[0].detach().clone()
+        args = (copy, *args[1:])
     kwargs = resolve(call.kwargs, environment)
     with _ambient(call.ambient):
         if call.rng is not None:

@@ -18,6 +18,7 @@ from torch.optim.optimizer import Optimizer
 
 from nanwatch.postmortem.causes_optimizer import StepSettings
 from nanwatch.postmortem.closeup import span_of
+from nanwatch.postmortem.op_families import short
 from nanwatch.postmortem.tracer import Event, Tracer
 from nanwatch.probes.flight_recorder import Stack
 
@@ -48,6 +49,12 @@ def run_step_again(optimizer: Optimizer, parameter: torch.nn.Parameter, stack: S
     group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
     tracer, stand_in = step_under_tracer(optimizer, group, parameter, stack)
     event, path = _origin(tracer, stand_in)
+    if event is None:
+        # A decay that multiplies by more than 1 shows in large values only.
+        tracer, stand_in = step_under_tracer(optimizer, group, parameter, stack, large=True)
+        event, path = _origin(tracer, stand_in)
+        if event is not None and short(event.op) != "mul":
+            event, path = None, ()
     elementary, events = event, tracer.events
     if event is not None and event.op.removeprefix("aten::").startswith(_MANY_AT_ONCE):
         plain: dict[str, Any] = {**group, **{k: False for k in group if k in {"fused", "foreach"}}}
@@ -59,10 +66,14 @@ def run_step_again(optimizer: Optimizer, parameter: torch.nn.Parameter, stack: S
 
 
 def step_under_tracer(
-    optimizer: Optimizer, group: dict[str, Any], parameter: torch.nn.Parameter, stack: Stack
+    optimizer: Optimizer, group: dict[str, Any], parameter: torch.nn.Parameter, stack: Stack, *, large: bool = False
 ) -> tuple[Tracer, torch.nn.Parameter]:
-    """The frames below this one belong to the optimizer, those above to the post-mortem: tracer._BOUNDARIES."""
-    stand_in = torch.nn.Parameter(torch.nan_to_num(parameter.detach(), 0.0, 0.0, 0.0))
+    """The frames below this one belong to the optimizer, those above to the post-mortem: tracer._BOUNDARIES.
+
+    With `large`, what is infinite in the parameter is half of the type's largest number in the stand-in, else zero.
+    """
+    most = torch.finfo(parameter.dtype).max / 2 if large else 0.0
+    stand_in = torch.nn.Parameter(torch.nan_to_num(parameter.detach(), 0.0, most, -most))
     gradient = parameter.grad
     stand_in.grad = torch.zeros_like(stand_in) if gradient is None else gradient.detach().clone()
     twin = _twin(optimizer, group, parameter, stand_in)

@@ -243,6 +243,8 @@ class _BackwardsSeen:
 
     def after_backward(self, call: BackwardCall) -> None:
         self._probes.tripwire.after_backward(call)
+        if self._probes.tripwire.records_updates and not self._probes.outside.covered:
+            self._probes.outside.arm(updates=True)
 
     def backward_raised(self, call: BackwardCall, error: BaseException) -> None:
         self._probes.tripwire.backward_raised(call, error)

@@ -24,6 +24,8 @@ _PRODUCTS = {"mul", "multiply", "__mul__", "__rmul__"}
 MAX_CALLS = 2000
 MAX_CLONED_BYTES = 16 * 1024 * 1024
 """Of what one segment may copy because the program is about to overwrite it."""
+LOOK_BACK = 64
+"""Calls among which the readers of a tensor are looked for that is about to be overwritten."""
 MAX_CLONED_BEFORE_ENTRY = 1024 * 1024
 """The same, of what the program changes while it prepares a batch."""
 
@@ -183,8 +185,13 @@ class FlightRecorder:
         if self.current.cloned_bytes + size > limit or leaf.tensor.grad_fn is not None:
             return
         self.current.cloned_bytes += size
-        leaf.tensor = leaf.tensor.detach().clone().requires_grad_(leaf.tensor.requires_grad)
-        leaf.version = version(leaf.tensor)
+        original = leaf.tensor
+        copy = original.detach().clone().requires_grad_(original.requires_grad)
+        # What has read it before in this segment has read the same values.
+        readers = (t for c in self.current.calls[-LOOK_BACK:] for t in tokens_in((c.args, c.kwargs)))
+        same = [t for t in readers if isinstance(t, Leaf) and t.tensor is original and t.version == leaf.version]
+        for token in (leaf, *same):
+            token.tensor, token.version = copy, version(copy)
 
     def end_segment(self) -> None:
         """An outermost backward is over."""

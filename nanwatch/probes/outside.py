@@ -70,6 +70,7 @@ class OutsideRecorder(TorchFunctionMode):
         self._kinds: dict[Any, int] = {}
         self._of_thread = _local()
         self._owner = owner
+        self._updates = False
 
     # --- on and off the stack ---
 
@@ -78,8 +79,12 @@ class OutsideRecorder(TorchFunctionMode):
         """Whether the recorder is on this thread's stack. One that lies on another thread's passes everything on."""
         return getattr(self._of_thread, "leave", None) is not None
 
-    def arm(self) -> None:
-        """Go onto this thread's function-mode stack, unless the user is inside a mode that would pop us."""
+    def arm(self, *, updates: bool = False) -> None:
+        """Go onto this thread's function-mode stack, unless the user is inside a mode that would pop us.
+
+        With `updates`, what is changed in place without gradients is recorded too.
+        """
+        self._updates = updates
         if self.armed or self.covered or not self._may_push():
             return
         torch._C._push_on_torch_function_stack(self)
@@ -147,7 +152,7 @@ class OutsideRecorder(TorchFunctionMode):
     def _before(self, func: Callable[..., Any], kind: int, args: Any, kwargs: Any) -> Call | None:
         described, named = self._recorder.describe(args), self._recorder.describe(kwargs)
         if kind == _IN_PLACE and described and isinstance(described[0], Leaf):
-            if not torch.is_grad_enabled():
+            if not (torch.is_grad_enabled() or self._updates):
                 return None  # an average of the weights, a checkpoint being loaded: no part of a step
             self._recorder.keep_copy(described[0])
         self._notice_parameters(args)

@@ -46,6 +46,8 @@ class Trip:
     """The program's own anomaly mode has seen a NaN inside of the backward, wherever that would have gone."""
     by_hand: bool = False
     """The roots are gradients that the program has set itself."""
+    after_backward: bool = False
+    """Some backward of this step was fine before."""
     loss_at: Ref | None = None
     """Where the loss was made, if no backward was called on it."""
 

@@ -338,12 +338,18 @@ class Tripwire:
             self._complete(optimizer)
         self._stop_if_asked()
 
+    @property
+    def records_updates(self) -> bool:
+        """What the program does between backward and step is a part of what its gradients are made of."""
+        return self._updates.spoils
+
     def scaler_skipped(self) -> None:
         self._step.scaler_skipped = True
 
     def _check_gradients_set_by_hand(self) -> None:
         """Gradients that no backward of ours has made: the program's own code may have spoilt them."""
-        gradients = self._updates.gradients_by_hand()
+        by_torch = self._scaling.clip is not None or self._scaling.in_use
+        gradients = self._updates.gradients_by_hand(by_torch=by_torch)
         if not gradients or self.open:
             return
         with without_users_modes():
@@ -354,7 +360,7 @@ class Tripwire:
             roots = tuple(g for k in bad if (g := gradients[k]) is not None)
             trip = self._trip(BackwardCall(roots, ()), UNKNOWN, bad, stats_KS, bad_loss=False)
             if trip is not None:
-                self._open(replace(trip, by_hand=True))
+                self._open(replace(trip, by_hand=True, after_backward=self._step.micro_steps > 0))
 
     def _check_parameters(self, optimizer: Optimizer) -> None:
         """Whether this step made a parameter non-finite although loss and gradients were fine."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch.optim.optimizer import Optimizer
 
+from nanwatch.probes.flight_recorder import version
 from nanwatch.probes.statistics import which_nonfinite
 from nanwatch.probes.watched import WatchedModels
 
@@ -21,7 +22,10 @@ class UpdateCheck:
 
     def __init__(self, watched: WatchedModels) -> None:
         self._watched = watched
-        self._measured: set[int] = set()
+        self.spoils = False
+        """The program changes gradients in place between backward and step: what it does there is recorded."""
+        self._measured: dict[int, int] = {}
+        """id of a gradient -> its version when it was looked at."""
         self._known_bad: set[int] = set()
 
     def attached(self) -> None:
@@ -31,15 +35,25 @@ class UpdateCheck:
 
     def measured(self) -> None:
         """The gradients as they are now have been looked at."""
-        self._measured = {id(p.grad) for p in self._watched.parameters[:LOOKS_AT] if p.grad is not None}
+        self._measured = self._now()
 
-    def gradients_by_hand(self) -> list[torch.Tensor | None]:
-        """All gradients, where the program has replaced those that were measured; else nothing."""
-        now = {id(p.grad) for p in self._watched.parameters[:LOOKS_AT] if p.grad is not None}
-        if now <= self._measured:
+    def gradients_by_hand(self, *, by_torch: bool) -> list[torch.Tensor | None]:
+        """All gradients, where the program has replaced or changed those that were measured; else nothing.
+
+        `by_torch`: clipping or GradScaler has changed them in this step, which is no reason to look again.
+        """
+        now = self._now()
+        replaced = not now.keys() <= self._measured.keys()
+        changed = not by_torch and any(self._measured.get(key) != v for key, v in now.items())
+        self.spoils |= changed and not replaced
+        if not (replaced or changed):
             return []
         self._measured = now
         return [p.grad for p in self._watched.parameters]
+
+    def _now(self) -> dict[int, int]:
+        gradients = [p.grad for p in self._watched.parameters[:LOOKS_AT]]
+        return {id(g): version(g) for g in gradients if g is not None}
 
     def newly_bad(self, optimizer: Optimizer) -> dict[str, torch.Tensor]:
         """The watched parameters of an optimizer that were finite and are not any more. Cost: one read."""

@@ -160,7 +160,8 @@ def cell(text: str) -> str:
 
 
 def code(text: str) -> str:
-    return f"`{text.replace('|', chr(92) + '|')}`"
+    escaped = text.replace("|", "\\|")
+    return f"`{escaped}`"
 
 
 if __name__ == "__main__":
