@@ -30,7 +30,7 @@ def judge_step(case: Case | None, step: StepSettings) -> Ruling | None:
         return Ruling("nonfinite_lr", "certain", f"runs with {step.nonfinite} = {step.settings.get(step.nonfinite)}")
     if case is None:
         return None
-    found = judge_forward(case)
+    found = _growing_decay(case, step) or judge_forward(case)
     if found is not None and found.label == "division_by_zero" and "eps" in step.settings:
         eps = float(step.settings["eps"])
         zero = f"eps = {shown(eps)}" + (f" is 0 in {case.dtype}" if eps else "")
@@ -47,17 +47,21 @@ def judge_step(case: Case | None, step: StepSettings) -> Ruling | None:
     return _too_fast(case, step)
 
 
-def _too_fast(case: Case, step: StepSettings) -> Ruling | None:
-    """Only with evidence: an update that dwarfs the parameter, or a decay that turns into growth."""
+def _growing_decay(case: Case, step: StepSettings) -> Ruling | None:
+    """The factor 1 - lr * weight_decay is below -1."""
     lr = step.settings.get("lr")
-    if case.is_nan or lr is None:
+    factor = case.at_bad("other") if case.op == "mul" and not case.is_nan else None
+    if factor is None or lr is None or factor.least <= 1:
         return None
-    factor = case.at_bad("other") if case.op == "mul" else None
-    if factor is not None and factor.least > 1:
-        did = f"multiplies the parameter by {shown(factor.low)}: 1 - lr * weight_decay, with lr = {shown(float(lr))}"
-        return Ruling("lr_too_high", "certain", did)
+    did = f"multiplies the parameter by {shown(factor.low)}: 1 - lr * weight_decay, with lr = {shown(float(lr))}"
+    return Ruling("lr_too_high", "certain", did)
+
+
+def _too_fast(case: Case, step: StepSettings) -> Ruling | None:
+    """Only with evidence: an update that dwarfs the parameter."""
+    lr = step.settings.get("lr")
     before, update = case.at_bad("self"), case.at_bad("other")
-    if case.op not in {"add", "sub"} or before is None or update is None:
+    if case.is_nan or lr is None or case.op not in {"add", "sub"} or before is None or update is None:
         return None
     size = abs(case.number("alpha") or 1.0) * update.absmax
     if size <= _DWARFS * max(before.absmax, 1.0):
