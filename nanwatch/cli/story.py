@@ -49,7 +49,7 @@ def _rows(incident: Incident, bundle: Path) -> Iterator[tuple[str, str, str]]:
         yield "", replay.error, "yellow"
     for experiment in replay.experiments:
         outcome = "finite" if experiment.finite else "still not finite"
-        yield "", f"{experiment.name}: {outcome}: {experiment.says}", ""
+        yield "", f"{experiment.name}: {outcome}; {experiment.says}", ""
     for limit in incident.scope:
         yield "limits", limit, "yellow"
     yield "bundle", str(bundle), ""
