@@ -52,7 +52,7 @@ def run(path: Path, folder: Path):
         contexts.append(context)
 
     contexts = []
-    rng = torch.get_rng_state()
+    restore = global_settings()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -60,10 +60,26 @@ def run(path: Path, folder: Path):
     except (Exception, SystemExit) as e:
         error = e
     finally:
-        torch.set_rng_state(rng)
+        restore()
         for context in contexts:
             leave(context, error)
     return seen, error
+
+
+def global_settings():
+    """What a program may set for its whole process, which here is that of the other programs too."""
+    rng, dtype = torch.get_rng_state(), torch.get_default_dtype()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    validates = torch.distributions.Distribution._validate_args
+
+    def restore():
+        torch.set_rng_state(rng)
+        torch.set_default_dtype(dtype)
+        torch.use_deterministic_algorithms(deterministic)
+        torch.set_anomaly_enabled(False)
+        torch.distributions.Distribution._validate_args = validates
+
+    return restore
 
 
 def leave(context, error) -> None:
