@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from nanwatch.postmortem.case import Case, Ruling
+from nanwatch.postmortem.case import Case, Ruling, ranges
 from nanwatch.postmortem.causes_backward import judge_backward
 from nanwatch.postmortem.causes_forward import judge_forward
 from nanwatch.postmortem.causes_optimizer import StepSettings, judge_step
@@ -55,4 +55,5 @@ def _case(
 
 def _unrecognised(case: Case) -> Ruling:
     what = "gradient of " if case.event.backward else ""
-    return Ruling("unknown", "possible", f"makes {case.event.value} ({what}{case.op}), and no known pattern fits")
+    did = f"makes {case.event.value} ({what}{case.op}), and no known pattern fits"
+    return Ruling("unknown", "possible", did, ranges(case))

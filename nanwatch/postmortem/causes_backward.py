@@ -69,7 +69,7 @@ def _not_taken(case: Case) -> Ruling | None:
 def _root(case: Case) -> Ruling | None:
     if case.op not in ROOTS:
         return None
-    result = case.kept("result") or case.kept("self")
+    result = case.kept("result") or case.kept("self") or _zero_operand(case)
     if result is not None and result.least > 0:
         return None
     did = f"is the root of 0.0, and its gradient is 1 / 0 ({case.op})"
@@ -97,7 +97,9 @@ def _power(case: Case) -> Ruling | None:
 def _log(case: Case) -> Ruling | None:
     if case.op not in LOGS:
         return None
-    x = case.kept("other") if "xlog" in case.op else case.kept("self")
+    x = case.kept("other" if "xlog" in case.op else "self")
+    if x is None and (divisor := _zero_operand(case)) is not None and divisor.is_zero:
+        return Ruling("log_of_zero", "certain", f"takes {case.op} where its gradient is 1 / 0")
     end = -1.0 if "log1p" in case.op else 0.0
     ends = (end, 1.0) if case.op == "logit" else (end,)
     if x is None or x.low in ends or x.high in ends:

@@ -92,11 +92,13 @@ def _log(case: Case) -> Ruling | None:
     if case.is_nan:
         below = x is None or x.low < end or case.op == "logit"
         did = f"takes {case.op} of {shown_span(x)}, outside of where it is defined"
-        return Ruling("invalid_domain", "certain", did) if below else None
+        return Ruling("invalid_domain", "likely" if x is None else "certain", did) if below else None
     if case.op == "special_entr":
         return Ruling("invalid_domain", "certain", f"takes the entropy of {shown_span(x)}, a negative probability")
-    if x is None or x.low == end or case.op == "logit":
-        return Ruling("log_of_zero", "certain", f"takes {case.op} of {shown(end) if x is None else shown_span(x)}")
+    if x is None:
+        return Ruling("log_of_zero", "likely", f"takes {case.op} of {shown(end)}")
+    if x.low == end or case.op == "logit":
+        return Ruling("log_of_zero", "certain", f"takes {case.op} of {shown_span(x)}")
     return None
 
 

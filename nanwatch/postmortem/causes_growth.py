@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from nanwatch.postmortem.case import Case, Ruling, one_of, ranges, shown
+from nanwatch.postmortem.causes_leaf import named_like_label
 from nanwatch.postmortem.closeup import span_of
 from nanwatch.postmortem.op_families import GROWING, NORMALISATIONS, POWERS, short
 from nanwatch.postmortem.traceback import frames, source_line
@@ -14,6 +15,7 @@ NEARLY_TOO_LARGE = 0.4
 """A value above limit ** 0.4 (2.6e15 in float32) overflows in a sum of squares of a few like it."""
 ABSURD = 0.25
 """A number of the batch above limit ** 0.25 (4.3e9 in float32) explains an overflow by itself."""
+_NEVER_ABSURD = 1e9
 _GREW = 1e4
 _FACTORS = {"prod", "cumprod"}
 
@@ -51,7 +53,7 @@ def _gradient(case: Case, biggest: float) -> Ruling:
 
 def _from_batch(case: Case) -> Ruling | None:
     """A number of the batch that is absurdly large, on the way to the result."""
-    absurd = case.limit**ABSURD
+    absurd = max(case.limit**ABSURD, _NEVER_ABSURD)
     for event in _ancestors(case):
         for source in event.sources:
             if source.leaf is None or not source.leaf.is_floating_point():
@@ -61,7 +63,7 @@ def _from_batch(case: Case) -> Ruling | None:
             if span is not None and absurd <= span.absmax < float("inf"):
                 worst = span.high if abs(span.high) >= abs(span.low) else span.low
                 did = f"gets values that are too large, and they come from the batch: {name} holds {shown(worst)}"
-                return Ruling("bad_input", "likely", did, ranges(case))
+                return Ruling("bad_label" if named_like_label(name) else "bad_input", "likely", did, ranges(case))
     return None
 
 

@@ -68,14 +68,18 @@ def _of_parameter(name: str, value: str, past: Past) -> Ruling:
 
 def is_label(leaf: LeafOrigin, made: Plan) -> bool:
     """By its name, by the argument of the loss that it is, or because the model never reads it and the loss does."""
-    name = leaf.name.lower()
-    words = name.replace("[", ".").split(".")
-    if any(w in name for w in _LABEL_WORDS) or "y" in words or any(w in name for w in _LOSSES):
+    if named_like_label(leaf.name):
         return True
     read_as = {t.name for t in leaf.consumer.inputs if t.nonfinite}
     if "loss" in short(leaf.consumer.op) and read_as == {"target"}:
         return True
     return bool(leaf.name) and _read_by_loss_alone(leaf, made)
+
+
+def named_like_label(name: str) -> bool:
+    """`labels`, `y`, `mse_loss.target`."""
+    words = name.lower().replace("[", ".").split(".")
+    return "y" in words or any(w in name.lower() for w in (*_LABEL_WORDS, *_LOSSES))
 
 
 def _read_by_loss_alone(leaf: LeafOrigin, made: Plan) -> bool:

@@ -26,10 +26,13 @@ class StepSettings:
 
 def judge_step(case: Case | None, step: StepSettings) -> Ruling | None:
     """The label of a fault in the optimizer's step; `case` is None where the step on the stand-in stayed finite."""
-    if step.nonfinite is not None:
-        return Ruling("nonfinite_lr", "certain", f"runs with {step.nonfinite} = {step.settings.get(step.nonfinite)}")
+    setting = f"runs with {step.nonfinite} = {step.settings.get(step.nonfinite or '')}"
+    if step.nonfinite == "lr":
+        return Ruling("nonfinite_lr", "certain", setting)
     if case is None:
         return None
+    if step.nonfinite is not None and case.event.nonfinite_scalar:  # a bound of infinity is no fault
+        return Ruling("nonfinite_lr", "likely", setting)
     found = _growing_decay(case, step) or judge_forward(case)
     if found is not None and found.label == "division_by_zero" and "eps" in step.settings:
         eps = float(step.settings["eps"])

@@ -93,7 +93,7 @@ def _origin(tracer: Tracer, stand_in: torch.Tensor) -> tuple[Event | None, tuple
 
 def _settings(group: dict[str, Any], parameter: torch.nn.Parameter) -> StepSettings:
     settings = {k: v for k, v in group.items() if k != "params" and _is_number(v)}
-    nonfinite = next((k for k, v in settings.items() if not math.isfinite(float(v))), None)
+    nonfinite = next((k for k in sorted(settings, key="lr".__ne__) if not math.isfinite(float(settings[k]))), None)
     span = None if parameter.grad is None else span_of(parameter.grad)
     return StepSettings(settings, nonfinite, 0.0 if span is None else span.absmax)
 

@@ -138,6 +138,14 @@ def test_a_gradient_that_float16_cannot_hold(tmp_path):
     assert (incident.origin.phase, incident.cause.label) == ("backward", "overflow_low_precision"), incident.cause
 
 
+def test_an_absurd_target_is_a_label(tmp_path):
+    labels = torch.zeros(6, 8)
+    labels[2] = 1e30
+    incident = incident_of(tmp_path, lambda h, x: h, loss=lambda out: F.mse_loss(out, labels))
+    assert incident.cause.label == "bad_label"
+    assert "1e+30" in incident.cause.why[0]
+
+
 def test_a_target_that_is_nan_and_left_out_too_late(tmp_path):
     target = torch.zeros(6, 8)
     target[3, 1] = float("nan")

@@ -103,6 +103,15 @@ def test_decay_that_turns_into_growth(tmp_path):
     assert incident.cause.label == "lr_too_high", (incident.origin, incident.cause)
 
 
+def test_a_bound_of_infinity_is_no_learning_rate(tmp_path):
+    class Bounded(Ratio):
+        def __init__(self, params):
+            super().__init__(params)
+            self.param_groups[0]["most"] = float("inf")
+
+    assert incident_of(tmp_path, Bounded, prepare=no_gradient).cause.label == "division_by_zero"
+
+
 def test_a_nan_is_never_called_a_learning_rate(tmp_path):
     class Strange(torch.optim.Optimizer):
         def __init__(self, params):
