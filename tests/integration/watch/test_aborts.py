@@ -207,6 +207,7 @@ def test_it_leaves_one_whole_bundle_and_ends_as_it_would(tmp_path, name):
     assert watched.returncode == bare.returncode, watched.stderr
     assert watched.stdout == bare.stdout
     assert own_words(watched.stderr) == own_words(bare.stderr)
+    assert "FutureWarning" not in watched.stderr, "looking for the exception touches nothing of others"
     (bundle,) = whole_bundles(tmp_path)
     incident = bundle.incident
     assert incident.step == 3
