@@ -18,7 +18,7 @@ from nanwatch.errors import BundleError
 from nanwatch.postmortem.evidence import named_data
 from nanwatch.postmortem.program import decode_program
 from nanwatch.postmortem.provenance import Leaves, find_origin
-from nanwatch.postmortem.replay import Plan, run
+from nanwatch.postmortem.replay import Plan, run, same_bits
 from nanwatch.postmortem.tensors import state_of
 from nanwatch.postmortem.traceback import frames
 from nanwatch.postmortem.tracer import Event, Tracer
@@ -40,7 +40,8 @@ class Again:
 
     def __str__(self) -> str:
         if self.op is None:
-            return f"{self.verdict}: the step stayed finite (loss {self.loss:g})"
+            text = f"{self.verdict}: the step is finite (loss {self.loss:g})"
+            return text + "".join(f"\n  differs: {d}" for d in self.differences)
         where = "" if self.module is None else f" in {self.module or 'the model itself'}"
         text = f"{self.verdict}: {self.op}{where} at {self.file}:{self.line}"
         return text + "".join(f"\n  differs: {d}" for d in self.differences)
@@ -67,9 +68,10 @@ def replay_bundle(folder: Path, factory: str) -> Again:
     plan = decode_program(bundle.json("program.json"), leaves, state, dict(models.named_modules()), rng)
     tracer = Tracer(plan.batch_size)
     outcome = run(plan, models.parameters, modules=dict(models.named_modules()), tracer=tracer)
-    bad = [t for t in (*outcome.roots, *outcome.gradients) if t is not None and state_of(t) != "finite"]
-    root = tracer.maker_of(bad[0]) if bad else None
-    event = None if root is None else _origin(tracer.events, root, plan, state)
+    bad = [t for t in outcome.roots if state_of(t) != "finite"][:1]
+    bad = bad or [g for g in outcome.gradients if g is not None and state_of(g) != "finite"]
+    roots = [m for t in bad if (m := tracer.maker_of(t)) is not None]
+    event = None if not roots else _origin(tracer.events, roots, plan, state)
     return _compare(bundle.incident, event, outcome.loss)
 
 
@@ -108,30 +110,39 @@ def _load_state(bundle: Bundle, models: WatchedModels) -> None:
                 tensor.copy_(value)
 
 
-def _origin(events: list[Event], root: Event, plan: Plan, state: Mapping[str, torch.Tensor]) -> Event:
+def _origin(events: list[Event], roots: list[Event], plan: Plan, state: Mapping[str, torch.Tensor]) -> Event:
     ids = {id(t): name for name, t in state.items()}
-    found = find_origin(events, [root], Leaves(state, named_data(plan, ids), plan.stand_ins))
-    return found.event or (found.leaf.consumer if found.leaf is not None else root)
+    found = find_origin(events, roots, Leaves(state, named_data(plan, ids), plan.stand_ins))
+    return found.event or (found.leaf.consumer if found.leaf is not None else roots[0])
 
 
 def _compare(incident: Incident, event: Event | None, loss: float) -> Again:
     origin = incident.origin
-    if event is None:
-        return Again("not_reproduced", None, None, None, None, loss, ("the step stayed finite",))
+    if incident.kind == "capture" or event is None:
+        differences = _of_loss(incident, loss) if incident.kind == "capture" else ("the step stayed finite",)
+        verdict: Verdict = "not_reproduced" if differences else "reproduced"
+        return Again(verdict, None, None, None, None, loss, differences)
     located = event.located
     op = event.op if event.own_code else located.op
     place = frames(located.stack)
     top = place[0] if place else None
-    differences = []
+    told: list[str] = []
     if origin is not None and origin.op != op:
-        differences.append(f"the operation is {op}, the incident says {origin.op}")
+        told.append(f"the operation is {op}, the incident says {origin.op}")
     if origin is not None and origin.phase in {"forward", "backward"} and origin.module != located.module:
-        differences.append(f"the module is {located.module}, the incident says {origin.module}")
+        told.append(f"the module is {located.module}, the incident says {origin.module}")
     file, line = (top.file, top.line) if top is not None else (None, None)
-    if top is None and origin is not None and not differences:
+    if top is None and origin is not None and not told:
         # Loss code is run from the recording, so that its line is known from the incident alone.
         file, line = origin.file, origin.line
     return Again(
-        "not_reproduced" if differences else "reproduced", op, located.module, file, line, loss,
-        tuple(differences),
+        "not_reproduced" if told else "reproduced", op, located.module, file, line, loss,
+        (*told, *_of_loss(incident, loss)),
     )  # fmt: skip
+
+
+def _of_loss(incident: Incident, loss: float) -> tuple[str, ...]:
+    """Another build, processor or number of threads rounds differently; then the origin is the same all the same."""
+    if incident.loss is None or same_bits(incident.loss, loss):
+        return ()
+    return (f"the loss is {loss!r}, the training's was {incident.loss!r}",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -167,6 +168,7 @@ class Examiner:
             mlflow={"run_id": self._mlflow_run_id(), "artifact_path": f"nanwatch/incidents/{identity}"},
             reason=trip.reason,
             scope=f.scope,
+            loss=trip.loss if math.isfinite(trip.loss) else None,
             sample_ids=() if f.made is None else self._sample_ids.of(f.made.calls, f.made.roots),
         )
 

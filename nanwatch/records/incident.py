@@ -142,6 +142,8 @@ class Incident:
     """What the user said with `watch.capture(reason)`; for `seen.where` output the name of the exception."""
     scope: tuple[str, ...] = ()
     """Plain sentences on what this incident cannot say, and why."""
+    loss: float | None = None
+    """The loss as the training computed it, every bit of it, without GradScaler's factor; None if it is not finite."""
     sample_ids: tuple[int | str, ...] = ()
     """Ids of the samples in the batch, row by row; empty where they are not known."""
 

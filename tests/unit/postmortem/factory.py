@@ -28,3 +28,19 @@ def make():
 
 def other():
     return nn.Linear(4, 2)
+
+
+class Mixed(nn.Module):
+    """Convolution, running statistics, dropout: what a replay has to put back to be exact."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(0.3)
+        self.head = nn.Linear(8 * 36, 4)
+
+    def forward(self, x):
+        return self.head(self.drop(self.norm(self.conv(x)).relu()).flatten(1))
+
+
+def make_mixed():
+    return Mixed()
