@@ -23,6 +23,7 @@ SCALARS: tuple[tuple[str, Kind], ...] = (
     ("grad_norm_clipped", "last"),
     ("lr", "last"),
     ("loss_scale", "last"),
+    ("scaler_skipped", "last"),
     ("step_time_s", "mean"),
     ("overhead", "mean"),
     ("nonfinite", "last"),
@@ -58,6 +59,7 @@ class StepMetrics:
         self._block_windows = Windows((), ())
         self._logged: dict[str, tuple[Windows, int]] = {}
         self._firing: set[str] = set()
+        self._overflows = 0
         self._bad_steps: dict[int, int] = {}
         self._was_bad = False
         self._cuts = 0
@@ -140,10 +142,15 @@ class StepMetrics:
         norm = math.nan if r.bad_grads else global_grad_norm(r.stats_KS)
         return np.array(
             [
-                loss, loss, norm, norm, r.grad_norm_clipped, r.lr, r.loss_scale, r.step_time_s, r.overhead,
-                self.bad_steps, self.firing, self._dropped,
+                loss, loss, norm, norm, r.grad_norm_clipped, r.lr, r.loss_scale, self._skipped_by_scaler(r), r.step_time_s,
+                r.overhead, self.bad_steps, self.firing, self._dropped,
             ]
         )  # fmt: skip
+
+    def _skipped_by_scaler(self, record: StepRecord) -> float:
+        """Steps so far whose gradients overflowed on purpose; no curve for a run that scales nothing."""
+        self._overflows += record.scaler_skipped
+        return self._overflows if self._overflows or math.isfinite(record.loss_scale) else math.nan
 
     def _cut(self, bad: bool) -> list[Point]:
         """End the window where steps turn bad or good, so that the last good values have their own point."""

@@ -1,5 +1,6 @@
 """Records in, points out: the keys of a run, and never a value that is not finite."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -157,3 +158,16 @@ def test_the_same_records_make_the_same_points():
         return [p for n in range(1_000) for p in made.step(step(n, loss=n % 7, bad=n in {500, 501}))]
 
     assert run() == run()
+
+
+def test_steps_that_the_loss_scale_drops_are_counted_and_a_run_without_one_has_no_such_curve():
+    def last(scale, skipped):
+        made = metrics()
+        points = []
+        for n in range(40):
+            points += made.step(dataclasses.replace(step(n), loss_scale=scale, scaler_skipped=n in skipped))
+        return [p.value for p in points + made.flush() if p.key == "nanwatch/scaler_skipped"][-1:]
+
+    assert last(1024.0, {3, 4}) == [2.0]
+    assert last(1024.0, set()) == [0.0]
+    assert last(NAN, set()) == []
