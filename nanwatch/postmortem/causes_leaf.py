@@ -23,8 +23,8 @@ class Past:
 
     known_at_attach: bool
     bad_at_attach: bool
-    never_updated: bool
-    """It is a parameter and no optimizer holds a state for it."""
+    updated: bool | None
+    """Whether an optimizer has ever updated it; None where that is not known, and for buffers."""
 
 
 def data_cause(origin: Origin, leaf: LeafOrigin, made: Plan) -> Cause:
@@ -50,13 +50,10 @@ def _of_parameter(name: str, value: str, past: Past) -> Ruling:
     if past.bad_at_attach:
         did = f"{name} held {value} already when the watch began: it came so from its initialisation or a checkpoint."
         return Ruling("bad_init", "likely", did)
-    if past.never_updated and not past.known_at_attach:
-        did = (
-            f"{name} was added during training, holds {value} and was never updated: torch.empty without initialisation"
-            " looks like this."
-        )
+    if not past.known_at_attach and not past.updated:
+        did = f"{name} was added during training and holds {value}: torch.empty without initialisation looks like this."
         return Ruling("uninitialised_memory", "likely", did)
-    if past.never_updated:
+    if past.updated is False:
         did = f"{name} was never updated by an optimizer and holds {value}: something else has written into it."
         return Ruling("bad_init", "possible", did)
     did = (

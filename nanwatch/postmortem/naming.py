@@ -96,20 +96,19 @@ class Namer:
         if phase == "data":
             return origin, data_cause(origin, leaf, made)
         known = self._at_attach.get(leaf.name)
-        past = Past(known is not None, bool(known), self._never_updated(leaf.name))
+        past = Past(known is not None, bool(known), self._updated(leaf.name))
         return origin, parameter_cause(origin, leaf.name, past)
 
-    def _never_updated(self, name: str) -> bool:
+    def _updated(self, name: str) -> bool | None:
+        """Whether an optimizer has ever updated it; None where that cannot be told (plain SGD remembers nothing)."""
         parameter = dict(self._probes.watched.named_parameters()).get(name)
         if parameter is None:
-            return False
-        for optimizer in self._probes.optimizer.seen:
-            held = parameter in optimizer.state
-            if not optimizer.state:  # plain SGD holds nothing for anything that it updates
-                held = any(p is parameter for g in optimizer.param_groups for p in g["params"])
-            if held:
-                return False
-        return True
+            return None
+        seen = self._probes.optimizer.seen
+        if any(parameter in o.state for o in seen):
+            return True
+        forgetful = [g for o in seen if not o.state for g in o.param_groups]
+        return None if any(p is parameter for g in forgetful for p in g["params"]) else False
 
     def _origin(self, phase: Phase, event: Event, op: str) -> Origin:
         return replace(

@@ -87,13 +87,15 @@ def test_a_buffer_that_went_bad_later_is_no_initialisation(tmp_path):
     assert incident.cause.confidence == "possible"
 
 
-def test_a_parameter_added_later_and_never_updated(tmp_path):
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
+def test_a_parameter_added_later_and_never_updated(tmp_path, kind):
     net = Net()
-    optimizer = torch.optim.Adam(net.parameters())
+    optimizer = kind(net.parameters())
     with watching(net, tmp_path) as seen:
         for i in range(2):
             if i:
                 net.extra = nn.Parameter(torch.full((3,), NAN))
+                optimizer.add_param_group({"params": [net.extra]})
             out = net(torch.ones(6, 4))
             (out + net.extra if i else out).mean().backward()
             optimizer.step()
