@@ -30,9 +30,9 @@ _NOT_USER = (
 )
 _MAX_FRAMES = 8
 
-_SKIPPED, _LOOKED, _PLAIN, _RANDOM, _IN_PLACE = range(5)
+_SKIPPED, _LOOKED, _PLAIN, _RANDOM, _IN_PLACE, _HOOKED = range(6)
 _NEVER = {
-    "backward", "register_hook", "register_post_accumulate_grad_hook", "retain_grad",
+    "backward", "register_post_accumulate_grad_hook", "retain_grad",
     "__len__", "__repr__", "size", "stride", "dim", "numel", "is_floating_point", "is_complex", "data_ptr",
     "storage", "untyped_storage", "__hash__", "__deepcopy__", "__reduce_ex__", "zero_grad", "set_", "__setstate__",
     "is_contiguous", "get_device", "element_size", "type", "__format__", "__contains__",
@@ -165,10 +165,14 @@ class OutsideRecorder(TorchFunctionMode):
             ambient=self._surroundings.ambient(),
             stack=user_stack(sys._getframe(2)),
             rng=self._surroundings.rng() if kind == _RANDOM else None,
-            mutates=kind == _IN_PLACE,
+            mutates=kind >= _IN_PLACE,
         )
 
     def _after(self, call: Call, kind: int, args: tuple[Any, ...], out: Any) -> None:
+        if kind == _HOOKED:
+            # The hook changes the gradient of a tensor that is already known; nothing new is made.
+            self._recorder.add(call)
+            return
         target = args[0] if kind == _IN_PLACE and args else out
         call.is_view = kind != _IN_PLACE and isinstance(out, torch.Tensor) and out._is_view()
         if self._recorder.made(call, target) and not self._recorder.add(call):
@@ -222,6 +226,8 @@ def _kind(func: Callable[..., Any]) -> int:
         return _SKIPPED if owner in _NEVER_READ else _PLAIN
     if name in _LOOKS:
         return _LOOKED
+    if name == "register_hook":
+        return _HOOKED
     if name in _NEVER or name.startswith("_record_function") or name == "__delete__":
         return _SKIPPED
     if name == "__set__" and owner != "requires_grad":
