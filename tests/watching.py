@@ -49,6 +49,7 @@ def watching(
     *,
     policy: str = "record",
     start_step: int = 0,
+    shadow_bytes: int | None = None,
     **privacy: object,
 ) -> Iterator[Watching]:
     def fault(probe: str, error: BaseException) -> None:
@@ -83,6 +84,7 @@ def watching(
     for name, model in named.items():
         probes.add(name, model)
     examiner.remember_state()
+    probes.keep_shadow(shadow_bytes)
     try:
         yield out
     except BaseException as e:

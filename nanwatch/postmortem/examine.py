@@ -23,8 +23,9 @@ from nanwatch.postmortem.naming import Namer
 from nanwatch.postmortem.program import encode_program
 from nanwatch.postmortem.ranks import Ranks
 from nanwatch.postmortem.replay import Plan, plan, run
+from nanwatch.postmortem.rewind import Rewind
 from nanwatch.postmortem.sample_ids import SampleIds
-from nanwatch.postmortem.step_fault import examine_step
+from nanwatch.postmortem.step_fault import examine_earlier_step, examine_step
 from nanwatch.postmortem.tensors import state_of
 from nanwatch.postmortem.traceback import write_traceback
 from nanwatch.probes.ensemble import Probes
@@ -75,9 +76,10 @@ class Examiner:
         Raises: BundleError or OSError when the evidence cannot be written.
         """
         began = time.perf_counter()
-        with self._probes.paused(), without_users_modes():
+        with self._probes.paused(), without_users_modes(), self._rewind() as rewind:
             self.ranks.announce(trip)
-            findings = self._find(trip)
+            rewind.before_step(trip)
+            findings = self._find(trip, rewind)
             if _is_nothing(trip, findings):
                 return None
             verdict = self.ranks.verdict_to_tell(
@@ -113,17 +115,22 @@ class Examiner:
         if self._locator.why_not() is not None:
             return False
         try:
-            with self._probes.paused(), without_users_modes():
+            with self._probes.paused(), without_users_modes(), self._rewind() as rewind:
+                rewind.before_step(trip)
                 made = plan(self._probes.recorder, trip.backward.roots)
                 outcome = run(made, self._probes.watched.parameters, modules=self._namer.modules())
         except Exception:  # a program that cannot run twice must not turn an expected overflow into an incident
             return False
         return any(g is not None and state_of(g) != "finite" for g in outcome.gradients)
 
-    def _find(self, trip: Trip) -> Findings:
+    def _rewind(self) -> Rewind:
+        return Rewind(self._probes.shadow, self._probes.watched)
+
+    def _find(self, trip: Trip, rewind: Rewind) -> Findings:
+        watched = self._probes.watched
         if trip.optimizer is not None:
-            return examine_step(trip, self._probes.watched, self._namer)
-        findings = self._locator.locate(trip)
+            return examine_step(trip, watched, self._namer, rewind)
+        findings = examine_earlier_step(trip, self._locator.locate(trip), watched, self._namer, rewind)
         if findings.origin is None and trip.seen.where == "parameter":
             # The buffer was changed outside of what was recorded: all that is known is which one it is.
             name = trip.seen.names[0]

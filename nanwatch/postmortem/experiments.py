@@ -18,7 +18,7 @@ from nanwatch.postmortem.fewest_rows import MOST_ROWS, Found, Rows, fewest_faili
 from nanwatch.postmortem.findings import Findings
 from nanwatch.postmortem.growth import greatest_growth
 from nanwatch.postmortem.replay import Outcome, Plan, leaves_of
-from nanwatch.postmortem.tensors import state_of
+from nanwatch.postmortem.tensors import same_elements, state_of
 from nanwatch.postmortem.variation import Variation, Varied, run_varied
 from nanwatch.probes.buffers import Slot
 from nanwatch.probes.watched import WatchedModels
@@ -298,22 +298,14 @@ def applied(findings: Findings, results: Results) -> Findings:
 
 def _differing(first: Outcome, second: Outcome, names: tuple[str, ...]) -> str | None:
     """What is not the same in two runs, in words; None where every bit is."""
-    if any(not _same_bits(a, b) for a, b in zip(first.roots, second.roots, strict=True)):
+    if any(not same_elements(a, b) for a, b in zip(first.roots, second.roots, strict=True)):
         return f"the loss was {first.loss:.9g} and is {second.loss:.9g}"
     pairs = zip(names, first.gradients, second.gradients, strict=False)
-    other = [n for n, a, b in pairs if a is not None and b is not None and not _same_bits(a, b)]
+    other = [n for n, a, b in pairs if a is not None and b is not None and not same_elements(a, b)]
     if not other:
         return None
     more = f" and of {len(other) - 1} more" if len(other) > 1 else ""
     return f"the gradient of {other[0]}{more} differs"
-
-
-def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    if a.layout != torch.strided or b.layout != torch.strided:
-        a, b = a.to_dense(), b.to_dense()
-    return bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def _said_of_known(rows: Rows, alone: _Run, without: _Run) -> str:

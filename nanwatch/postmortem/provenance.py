@@ -75,7 +75,7 @@ class Leaves:
 
 def find_origin(events: Sequence[Event], roots: Sequence[Event], leaves: Leaves) -> Found:
     """The first real birth, in order of execution, among what made the roots (one or more) bad."""
-    reached = _upstream(events, roots)
+    reached = upstream(events, roots)
     intended = _intended(events, reached, leaves)
     for index in sorted(reached):
         event = events[index]
@@ -90,7 +90,8 @@ def find_origin(events: Sequence[Event], roots: Sequence[Event], leaves: Leaves)
     return Found(roots[0], None, (roots[0],), reached)
 
 
-def _upstream(events: Sequence[Event], roots: Sequence[Event]) -> frozenset[int]:
+def upstream(events: Sequence[Event], roots: Sequence[Event]) -> frozenset[int]:
+    """Every event whose bad value went into one of the roots, and these."""
     todo = [r.index for r in roots]
     seen = set(todo)
     while todo:

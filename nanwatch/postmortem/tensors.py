@@ -94,6 +94,15 @@ def bad_columns(tensor: torch.Tensor, limit: int = 8) -> tuple[int, ...]:
     return tuple(columns) if len(columns) <= limit and len(columns) < value.shape[-1] else ()
 
 
+def same_elements(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether both have the same form and every element is the same; NaN is the same as NaN."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if a.layout != torch.strided or b.layout != torch.strided:
+        a, b = a.to_dense(), b.to_dense()
+    return bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
 def is_mask(tensor: torch.Tensor) -> bool:
     """Whether infinities in it are written on purpose: an additive mask holds nothing but zeros and -inf."""
     value = _values(tensor)

@@ -283,7 +283,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 _ROOM = __file__.rsplit("/", 1)[0]
-_BOUNDARIES = {(f"{_ROOM}/replay.py", "run_under_tracer"), (f"{_ROOM}/stand_in.py", "step_under_tracer")}
+_BOUNDARIES = {(f"{_ROOM}/replay.py", "run_under_tracer"), (f"{_ROOM}/twin.py", "step_under_tracer")}
 """What is called from there is the program; what calls them is the post-mortem."""
 
 

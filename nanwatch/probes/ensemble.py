@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
@@ -17,15 +18,16 @@ from nanwatch.probes.flight_recorder import FlightRecorder
 from nanwatch.probes.gradient_hooks import GradientHooks
 from nanwatch.probes.opaque import OpaqueProbe
 from nanwatch.probes.optimizer import OptimizerProbe
-from nanwatch.probes.outside import OutsideRecorder
+from nanwatch.probes.outside import OutsideRecorder, user_stack
 from nanwatch.probes.owner import Owner
 from nanwatch.probes.patching import Patch
 from nanwatch.probes.samples import SampleProbe
 from nanwatch.probes.scaling import ScalingProbe
+from nanwatch.probes.shadow import Shadow
 from nanwatch.probes.trip import Trip
 from nanwatch.probes.tripwire import Tripwire
 from nanwatch.probes.watched import WatchedModels
-from nanwatch.records import Policy, Record
+from nanwatch.records import NoteRecord, Policy, Record
 from nanwatch.shield import Shield
 
 _FAST_PATHS = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
@@ -50,10 +52,14 @@ class Probes:
         report: Callable[[str, BaseException], None],
         strict: bool,
     ) -> None:
+        self.shadow: Shadow | None = None
+        """Copies of parameters and optimizer state from before the last step, where `keep_shadow` asked for them."""
         self.watched = WatchedModels(first_names_id=rank * NAMES_IDS_A_RANK)
         self.recorder = FlightRecorder()
         self.surroundings = Surroundings()
         self.shields: list[Shield] = []
+        self._emit = emit
+        self._rank = rank
         self._report = report
         self._strict = strict
         self._entries: dict[str, EntryProbe] = {}
@@ -118,7 +124,20 @@ class Probes:
         for patch in self._patches:
             patch.remove()
         self.recorder.discard()
+        self.shadow = None
         self._installed = False
+
+    def keep_shadow(self, max_bytes: int | None) -> None:
+        """Keep, from the next step on, what parameters and optimizer state were before it; None: no longer."""
+        if max_bytes is None:
+            self.shadow = None
+        elif self.shadow is None:
+            self.shadow = Shadow(self.watched, max_bytes, self._shadow_too_large)
+
+    def _shadow_too_large(self, needed_bytes: int) -> None:
+        self.shadow = None
+        text = f"more than {needed_bytes >> 20} MiB would be needed: the guard is sync from here on"
+        self._emit(NoteRecord(self._rank, "shadow_too_large", 1, text))
 
     @property
     def names(self) -> list[str]:
@@ -239,6 +258,8 @@ class _BackwardsSeen:
     def before_backward(self, call: BackwardCall) -> None:
         self._probes.opaque.abandon()
         self._probes.forget_depths()
+        if self._probes.shadow is not None:
+            self._probes.shadow.backward_begins()
         self._probes.tripwire.before_backward(call)
 
     def after_backward(self, call: BackwardCall) -> None:
@@ -260,7 +281,11 @@ class _StepsSeen:
         self._probes.opaque.abandon()
         self._probes.outside.disarm()
         self._probes.tripwire.before_step(optimizer)
+        if self._probes.shadow is not None:
+            self._probes.shadow.save(optimizer, lambda: user_stack(sys._getframe(1)))
 
     def after_step(self, optimizer: Optimizer, *, completed: int, advanced: bool) -> None:
+        if self._probes.shadow is not None:
+            self._probes.shadow.step_done(optimizer)
         self._probes.tripwire.after_step(optimizer, completed=completed, advanced=advanced)
         self._probes.step_done(completed)

@@ -91,6 +91,16 @@ class Shadow:
                 return
             pending.copy()
 
+    def step_done(self, optimizer: Optimizer) -> None:
+        """A fused optimizer counts up the versions of the gradients that it reads: only what comes later counts."""
+        if not self._watched.on_device:
+            return
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                kept = self._of(p)
+                if kept is not None and kept.gradient is not None:
+                    kept.gradient_version = version(kept.gradient)
+
     def before(self, parameter: torch.Tensor) -> torch.Tensor | None:
         """The parameter's value before the last step of its optimizer; None where it is not known."""
         kept = self._of(parameter)
@@ -122,7 +132,9 @@ class Shadow:
                     continue
                 known = self._of(p)
                 if known is None:
-                    self._forget_dead()
+                    self._forget(pending, dead=True)
+                elif known.optimizer is not optimizer:
+                    self._forget(pending, owned=id(p))
                 value = pending.add(None if known is None else known.value, p)
                 if value is None:
                     return
@@ -148,16 +160,15 @@ class Shadow:
         settings, _ = pending.add_all({} if known is None else known.settings, settings)
         self._states[key] = StateBefore(entries, settings, not_kept)
 
-    def _forget_dead(self) -> None:
-        """Parameters that were replaced by others, with their state."""
-        dead = {key for key, kept in self._kept.items() if kept.parameter() is None}
-        if not dead:
-            return
-        self._kept = {key: kept for key, kept in self._kept.items() if key not in dead}
-        self._states = {key: state for key, state in self._states.items() if key[1] not in dead}
-        states = (v for s in self._states.values() for part in (s.entries, s.settings) for v in part.values())
-        tensors = [k.value for k in self._kept.values()] + [v for v in states if isinstance(v, torch.Tensor)]
-        self.bytes = sum(map(size_bytes, tensors))
+    def _forget(self, pending: _Pending, *, dead: bool = False, owned: int | None = None) -> None:
+        """Give back the copies of parameters that are gone, or the state that another optimizer held for one."""
+        gone = {key for key, kept in self._kept.items() if dead and kept.parameter() is None}
+        for key in gone:
+            pending.new_bytes -= size_bytes(self._kept.pop(key).value)
+        for holder in [key for key in self._states if key[1] in gone or key[1] == owned]:
+            state = self._states.pop(holder)
+            copies = (*state.entries.values(), *state.settings.values())
+            pending.new_bytes -= sum(size_bytes(c) for c in copies if isinstance(c, torch.Tensor))
 
     def _give_up(self, pending: _Pending) -> None:
         needed = self.bytes + pending.refused_bytes
@@ -179,12 +190,13 @@ class _Pending:
     def too_large(self) -> bool:
         return self.refused_bytes > 0
 
-    def add(self, copy: Any, tensor: torch.Tensor) -> torch.Tensor | None:
+    def add(self, kept: Any, tensor: torch.Tensor) -> torch.Tensor | None:
         """The copy to be filled: the one of the last step, where the tensor still has its form; None without room."""
         tensor = tensor.detach()
         key = (tensor.device, tensor.dtype)
-        if not (isinstance(copy, torch.Tensor) and copy.shape == tensor.shape and (copy.device, copy.dtype) == key):
-            self.new_bytes += size_bytes(tensor) - (size_bytes(copy) if isinstance(copy, torch.Tensor) else 0)
+        copy = kept if isinstance(kept, torch.Tensor) else None
+        if copy is None or copy.shape != tensor.shape or (copy.device, copy.dtype) != key:
+            self.new_bytes += size_bytes(tensor) - (0 if copy is None else size_bytes(copy))
             if self.new_bytes > self._room_bytes:
                 self.refused_bytes += size_bytes(tensor)
                 return None
@@ -193,9 +205,7 @@ class _Pending:
         self._now[key].append(tensor)
         return copy
 
-    def add_all(
-        self, copies: dict[str, Any], values: dict[str, Any]
-    ) -> tuple[dict[str, Any], tuple[str, ...]]:
+    def add_all(self, copies: dict[str, Any], values: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The values with copies in place of tensors, and the names of those that cannot be kept."""
         out: dict[str, Any] = {}
         not_kept = []
@@ -206,6 +216,7 @@ class _Pending:
                 out[name] = value
             else:
                 not_kept.append(name)
+        self.new_bytes -= sum(size_bytes(c) for n, c in copies.items() if n not in out and isinstance(c, torch.Tensor))
         return out, tuple(not_kept)
 
     def copy(self) -> None:
