@@ -25,6 +25,7 @@ from nanwatch.probes.flight_recorder import FlightRecorder, version
 from nanwatch.probes.gradient_hooks import GradientHooks
 from nanwatch.probes.optimizer import OptimizerProbe, learning_rate
 from nanwatch.probes.outside import user_stack
+from nanwatch.probes.overflow import OverflowCheck
 from nanwatch.probes.scaling import ScalingProbe
 from nanwatch.probes.statistics import measure, plain
 from nanwatch.probes.torch_names import without_users_modes
@@ -38,7 +39,6 @@ ZEROS_EVERY = 16
 REFRESH_EVERY = 16
 CLOSE_AFTER = 20
 """Finite steps that end an incident."""
-MAX_OVERFLOW_CHECKS = 50
 ANOMALY = "returned nan values in its"
 """How torch.autograd.detect_anomaly words its error."""
 BY_HAND_LOOKS_AT = 8
@@ -85,13 +85,12 @@ class Tripwire:
         self._start_step = start_step
         self._emit = emit
         self._on_trip = on_trip
-        self._is_overflow_real = is_overflow_real
+        self._overflow = OverflowCheck(recorder, is_overflow_real)
         self._on_fold = on_fold
         self._on_unrecorded = on_unrecorded
         self._step = OpenStep()
         self._bad_steps = 0
         self._finite_since = 0
-        self._overflow_checks = 0
         self.in_backward = False
         self._advanced_in_backward: Optimizer | None = None
         self._last_emit_s = time.perf_counter()
@@ -153,7 +152,7 @@ class Tripwire:
         step.own_s += time.perf_counter() - began
         bad_loss = not math.isfinite(loss) and bool(backward.roots)
         trip = self._trip(backward, loss, bad, stats_KS, bad_loss=bad_loss)
-        if trip is not None and bad and not bad_loss and not self._overflow_is_real(trip):
+        if trip is not None and bad and not (bad_loss or self.open or self._overflow.is_real(trip)):
             step.overflow, bad = True, []
         step.bad_loss |= bad_loss
         step.bad_grads |= bool(bad)
@@ -272,25 +271,6 @@ class Tripwire:
             "nonfinite", self._recorder.step, self._step.micro_steps, seen, backward, loss, scaled,
             self._scaling.scale(wait=scaled),
         )  # fmt: skip
-
-    def _overflow_is_real(self, trip: Trip) -> bool:
-        """GradScaler's factor overflows gradients on purpose; only what stays non-finite without it is a fault."""
-        if not trip.scaled:
-            trip = self._without_own_factor(trip)
-        if self.open or not trip.scaled or self._overflow_checks >= MAX_OVERFLOW_CHECKS:
-            return self.open or not trip.scaled
-        self._overflow_checks += 1
-        return self._is_overflow_real(trip)
-
-    def _without_own_factor(self, trip: Trip) -> Trip:
-        """The trip with the loss as it was before the program multiplied it by a loss scale of its own."""
-        assert trip.backward is not None
-        roots = [self._recorder.scaled_by(r) for r in trip.backward.tensors]
-        known = [r for r in roots if r is not None]
-        if not known or len(known) < len(roots):
-            return trip
-        backward = replace(trip.backward, roots=tuple(ref for ref, _ in known))
-        return replace(trip, backward=backward, scaled=True, scale=known[0][1])
 
     # --- verdict ---
 
