@@ -21,6 +21,7 @@ from nanwatch.rules.rule import Rule
 from nanwatch.settings import Settings, resolve, switch
 from nanwatch.sinks.standard_webhooks import check_secret
 from nanwatch.sinks.webhook_url import check_url
+from nanwatch.trainer.guard import check_guard
 from nanwatch.trainer.process import TrainerRun
 
 log = logging.getLogger("nanwatch")
@@ -138,8 +139,9 @@ def attach(
         check_secret(resolved.webhook_secret.get_secret_value())
     if resolved.webhook is not None:
         check_url(resolved.webhook.get_secret_value())
-    _check_guard(resolved)
     current = _run if _run is not None and not _run.closed else None
+    others = [] if current is None else list(current.probes.watched.models.values())
+    check_guard(resolved, [*others, *models.values()])
     if current is not None:
         current.remove(_already_watched(current, models))
         if not current.probes.names and (current.settings, current.rules) != (resolved, loaded):
@@ -202,15 +204,6 @@ def _free_name(run: TrainerRun, name: str, model: nn.Module) -> str:
 def _differences(a: Settings, b: Settings) -> str:
     names = [n for n in Settings.model_fields if getattr(a, n) != getattr(b, n)]
     return ", ".join(names) or "rules"
-
-
-def _check_guard(settings: Settings) -> None:
-    if settings.guard in {"shadow", "freeze"}:
-        raise SetupError(
-            f"guard={settings.guard!r} is not available: use 'auto' or 'sync' (decides before each step) or 'none'"
-        )
-    if settings.guard == "none" and settings.on_nonfinite != "record":
-        raise SetupError(f"guard='none' cannot keep on_nonfinite={settings.on_nonfinite!r}: use 'auto'")
 
 
 def _check_torch() -> None:

@@ -59,19 +59,23 @@ class TrueStep:
 
         Raises: whatever a foreign optimizer raises on being copied or stepped; the caller reports it.
         """
-        settings = step_settings(
-            self._settings(self.optimizer, group_of(self.optimizer, self.parameter)), self.gradient
-        )
-        tracer, updated = self._one(stack)
-        if self._is_the_same(updated):
-            return fault_in(tracer, updated, lambda: self._one(stack, one_by_one=True), settings), True
-        # The step of one parameter depends on others: a norm over all of them, a schedule of the optimizer's own.
-        stand_ins = self._all()
-        if stand_ins is None:
-            return fault_in(tracer, updated, lambda: self._one(stack, one_by_one=True), settings), False
+        group = self._settings(self.optimizer, group_of(self.optimizer, self.parameter))
+        settings = step_settings(group, self.gradient)
+        stand_ins: dict[int, torch.nn.Parameter] | None = None
+        try:
+            tracer, updated = self._one(stack)
+            same = self._is_the_same(updated)
+        except Exception:
+            # The step of one parameter depends on others: a norm over all of them, a schedule of the optimizer's own.
+            stand_ins = self._all()
+            if stand_ins is None:
+                raise
+        else:
+            stand_ins = None if same else self._all()
+            if stand_ins is None:
+                return fault_in(tracer, updated, lambda: self._one(stack, one_by_one=True), settings), same
         plain_step(twin_of(self.optimizer, Start(stand_ins, self._state, self._settings)))
-        same = self._is_the_same(stand_ins[id(self.parameter)])
-        return self._fault_among_all(stack, settings), same
+        return self._fault_among_all(stack, settings), self._is_the_same(stand_ins[id(self.parameter)])
 
     def state(self, name: str) -> dict[str, Any]:
         """What the optimizer held for the parameter before the step: for the bundle."""

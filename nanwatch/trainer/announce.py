@@ -34,8 +34,9 @@ def say(text: str) -> None:
         pass  # a closed stderr is no reason to disturb the training
 
 
-def attach_line(models: list[str], where: str, mlflow: str, policy: Policy) -> str:
-    return f"nanwatch watches {', '.join(models)} -> {where}, MLflow {mlflow}; a non-finite step: {policy}"
+def attach_line(models: list[str], where: str, mlflow: str, policy: Policy, guard: str = "") -> str:
+    told = f", {guard}" if guard else ""
+    return f"nanwatch watches {', '.join(models)} -> {where}, MLflow {mlflow}; a non-finite step: {policy}{told}"
 
 
 def elsewhere_line(step_total: int, folder: str) -> str:

@@ -42,6 +42,7 @@ from nanwatch.trainer.agent_process import AgentProcess, start_agent, wait_for_a
 from nanwatch.trainer.announce import attach_line, say
 from nanwatch.trainer.farewell import Farewell, Reason
 from nanwatch.trainer.folder import Place, claim, make_folder, place_of, run_name, unique
+from nanwatch.trainer.guard import Guard, chosen_guard, told_guard
 from nanwatch.trainer.incidents import IncidentRoad
 from nanwatch.trainer.users_run import UsersRun
 
@@ -68,6 +69,7 @@ class TrainerRun:
         self._mlflow_run_id = settings.run_id
         self.agent: AgentProcess | None = None
         self.steps = 0
+        self._guard: Guard = "sync"
         self.probes = Probes(
             policy=settings.on_nonfinite,
             rank=self.place.rank,
@@ -117,7 +119,11 @@ class TrainerRun:
             shown = [_describe(name, model) for name, model in models.items()]
             say(
                 attach_line(
-                    shown, _relative(self.folder), "on" if self.settings.mlflow else "off", self.settings.on_nonfinite
+                    shown,
+                    _relative(self.folder),
+                    "on" if self.settings.mlflow else "off",
+                    self.settings.on_nonfinite,
+                    told_guard(self.settings, self._guard, models.values()),
                 )
             )
 
@@ -125,6 +131,8 @@ class TrainerRun:
         for name, model in models.items():
             self.probes.add(name, model)
         self.examiner.remember_state()
+        self._guard = chosen_guard(self.settings, self.probes.watched.models.values())
+        self.probes.keep_shadow(self.settings.max_shadow_mib << 20 if self._guard == "shadow" else None)
 
     def remove(self, names: list[str]) -> None:
         for name in names:
@@ -173,6 +181,7 @@ class TrainerRun:
             "faults": {s.name: s.faults for s in self.probes.shields if s.faults},
             "switched_off": sorted({s.name for s in self.probes.shields if s.blown}),
             "agent_alive": self.agent is not None and self.agent.poll() is None,
+            "shadow_bytes": 0 if self.probes.shadow is None else self.probes.shadow.bytes,
             "tensors_watched": len(self.probes.watched.parameters),
         }
 
