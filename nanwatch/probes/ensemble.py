@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +16,7 @@ from nanwatch.probes.backward import BackwardCall, BackwardProbe
 from nanwatch.probes.entry import EntryProbe
 from nanwatch.probes.flight_recorder import FlightRecorder
 from nanwatch.probes.gradient_hooks import GradientHooks
+from nanwatch.probes.live_slot import LiveSlot
 from nanwatch.probes.opaque import OpaqueProbe
 from nanwatch.probes.optimizer import OptimizerProbe
 from nanwatch.probes.outside import OutsideRecorder, user_stack
@@ -66,6 +67,7 @@ class Probes:
         self._installed = False
         self._relearned = False
         self.owner = Owner(self._is_idle)
+        self.live = LiveSlot(self.recorder)
         self.outside = OutsideRecorder(
             self.recorder,
             self.surroundings,
@@ -75,14 +77,14 @@ class Probes:
             self.owner,
         )
         self.opaque = OpaqueProbe(
-            self.recorder, self.outside, self.surroundings, self.owner, enter_opaque=self._enter_opaque,
+            self.recorder, self.outside, self.surroundings, self.owner, self.live, enter_opaque=self._enter_opaque,
             modules=lambda: self.watched.models, shield=self._shield("opaque calls"),
         )  # fmt: skip
         self.samples = SampleProbe(self.outside, self.recorder, self.owner, self._shield("samples"))
         self.scaling = ScalingProbe(self._scaler_skipped, self._shield("scaling"))
         self.gradient_hooks = GradientHooks(self._shield("gradient hooks"))
         self.tripwire = Tripwire(
-            self.watched, self.recorder, self.scaling, self.gradient_hooks, policy=policy, rank=rank,
+            self.watched, self.recorder, self.scaling, self.gradient_hooks, self.live, policy=policy, rank=rank,
             start_step=start_step, emit=emit, on_trip=on_trip, is_overflow_real=is_overflow_real, on_fold=on_fold,
             on_unrecorded=self._learn,
         )  # fmt: skip
@@ -99,8 +101,9 @@ class Probes:
         """Put the probes on a model."""
         self.watched.add(name, model)
         entry = EntryProbe(
-            name, model, self.recorder, self.outside, self.surroundings, self.owner, self._shield(f"entry {name}")
-        )
+            name, model, self.recorder, self.outside, self.surroundings, self.owner, self.live,
+            self._shield(f"entry {name}"),
+        )  # fmt: skip
         self._entries[name] = entry
         entry.learn()
         self.tripwire.attached()
@@ -113,6 +116,7 @@ class Probes:
 
     def remove(self, name: str) -> None:
         """Take them off; with the last model everything that was patched is given back."""
+        self.live.disarm()
         self._entries.pop(name).remove()
         self.watched.remove(name)
         if self._entries or not self._installed:
@@ -163,6 +167,7 @@ class Probes:
     def switch_off(self) -> None:
         """Observe nothing any more, without touching what is installed: for a forked child."""
         self.outside.disarm()
+        self.live.disarm()
         for p in self._parts():
             p.paused = True
 
@@ -215,6 +220,7 @@ class Probes:
 
     def _script(self, original: Callable[..., Any], obj: Any, *args: Any, **kwargs: Any) -> Any:
         """`torch.jit.script` compiles the hooks of a module, and cannot compile ours."""
+        self.live.disarm()
         with ExitStack() as stack:
             for entry in self._entries.values():
                 stack.enter_context(entry.lifted())
@@ -263,12 +269,14 @@ class _BackwardsSeen:
         self._probes.tripwire.before_backward(call)
 
     def after_backward(self, call: BackwardCall) -> None:
-        self._probes.tripwire.after_backward(call)
+        with self._probes.live.over():
+            self._probes.tripwire.after_backward(call)
         if self._probes.tripwire.records_updates and not self._probes.outside.covered:
             self._probes.outside.arm(updates=True)
 
     def backward_raised(self, call: BackwardCall, error: BaseException) -> None:
-        self._probes.tripwire.backward_raised(call, error)
+        with self._probes.live.over():
+            self._probes.tripwire.backward_raised(call, error)
 
 
 class _StepsSeen:
@@ -280,7 +288,10 @@ class _StepsSeen:
     def before_step(self, optimizer: Optimizer) -> None:
         self._probes.opaque.abandon()
         self._probes.outside.disarm()
-        self._probes.tripwire.before_step(optimizer)
+        # Gradients that came without a backward (torch.func): what was traced of them ends here.
+        ended = nullcontext() if self._probes.tripwire.in_backward else self._probes.live.over()
+        with ended:
+            self._probes.tripwire.before_step(optimizer)
         if self._probes.shadow is not None:
             self._probes.shadow.save(optimizer, lambda: user_stack(sys._getframe(1)))
 

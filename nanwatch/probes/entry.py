@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from nanwatch.probes.ambient import Surroundings, mentions_python_rng
 from nanwatch.probes.flight_recorder import Call, FlightRecorder, Leaf, tokens_in, version
+from nanwatch.probes.live_slot import LiveSlot
 from nanwatch.probes.outside import OutsideRecorder, user_stack
 from nanwatch.probes.owner import Owner
 from nanwatch.probes.torch_names import inside_transform
@@ -58,6 +59,7 @@ class EntryProbe:
         outside: OutsideRecorder,
         surroundings: Surroundings,
         owner: Owner,
+        live: LiveSlot,
         shield: Shield,
     ) -> None:
         self.name = name
@@ -68,6 +70,7 @@ class EntryProbe:
         self._outside = outside
         self._surroundings = surroundings
         self._owner = owner
+        self._live = live
         self._shield = shield
         self._handles: dict[int, list[RemovableHandle]] = {}
         self._names: dict[int, str] = {}
@@ -88,7 +91,7 @@ class EntryProbe:
         """
         self._learning_until = self._recorder.step + LEARNING_STEPS
         self._root_ends_search = not again
-        for fqn, module in _outside_of_compiled(self.model):
+        for fqn, module in outside_of_compiled(self.model):
             self._names[id(module)] = clean(f"{self.name}.{fqn}" if self.name and fqn else self.name or fqn)
             self._hook(module)
         self._surroundings.python_rng |= any(mentions_python_rng(m) for m in self.model.modules())
@@ -184,6 +187,7 @@ class EntryProbe:
         if id(module) in self._overwrites:
             for leaf in _leaves(self._pending):
                 self._recorder.keep_copy(leaf)
+        self._live.entered(self._pending)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self.paused or not self.depth or not self._owner.is_me():
@@ -209,7 +213,7 @@ def _leaves(call: Call) -> list[Leaf]:
     return [t for t in tokens_in((call.args, call.kwargs)) if isinstance(t, Leaf)]
 
 
-def _outside_of_compiled(model: nn.Module) -> list[tuple[str, nn.Module]]:
+def outside_of_compiled(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Modules by name, without those below an OptimizedModule: hooks there would break its graph."""
     out: list[tuple[str, nn.Module]] = []
     closed: list[str] = []

@@ -20,6 +20,7 @@ from torch.nn.utils import stateless
 
 from nanwatch.probes.ambient import Surroundings
 from nanwatch.probes.flight_recorder import Call, FlightRecorder
+from nanwatch.probes.live_slot import LiveSlot
 from nanwatch.probes.outside import OutsideRecorder, user_stack
 from nanwatch.probes.owner import Owner
 from nanwatch.probes.patching import Patch
@@ -47,6 +48,7 @@ class OpaqueProbe:
         outside: OutsideRecorder,
         surroundings: Surroundings,
         owner: Owner,
+        live: LiveSlot,
         *,
         enter_opaque: Callable[[], bool],
         modules: Callable[[], Mapping[str, nn.Module]],
@@ -59,6 +61,7 @@ class OpaqueProbe:
         self._outside = outside
         self._surroundings = surroundings
         self._owner = owner
+        self._live = live
         self._enter_opaque = enter_opaque
         self._modules = modules
         self._call: Call | None = None
@@ -124,6 +127,7 @@ class OpaqueProbe:
             self._recorder.save_buffers(module)
         call = self._call_of(function, args, kwargs, frame)
         call.opaque = True
+        self._live.entered(call)
         return call
 
     def _run_covered(self, call: Call | None, run: Callable[[], Any], *, arm: bool) -> Any:

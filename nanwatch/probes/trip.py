@@ -50,6 +50,8 @@ class Trip:
     """Some backward of this step was fine before."""
     loss_at: Ref | None = None
     """Where the loss was made, if no backward was called on it."""
+    again: bool = False
+    """The incident is open already: it shows again, in a step that was traced while it ran."""
 
 
 @dataclass

@@ -23,6 +23,8 @@ from nanwatch.probes.backward import BackwardCall
 from nanwatch.probes.buffers import BufferCheck
 from nanwatch.probes.flight_recorder import FlightRecorder, version
 from nanwatch.probes.gradient_hooks import GradientHooks
+from nanwatch.probes.live_slot import LiveSlot
+from nanwatch.probes.onset import Onset
 from nanwatch.probes.optimizer import OptimizerProbe, learning_rate
 from nanwatch.probes.outside import user_stack
 from nanwatch.probes.overflow import OverflowCheck
@@ -37,8 +39,6 @@ from nanwatch.records import STATISTICS, Policy, Record, Seen
 
 ZEROS_EVERY = 16
 REFRESH_EVERY = 16
-CLOSE_AFTER = 20
-"""Finite steps that end an incident."""
 ANOMALY = "returned nan values in its"
 """How torch.autograd.detect_anomaly words its error."""
 BY_HAND_LOOKS_AT = 8
@@ -57,6 +57,7 @@ class Tripwire:
         recorder: FlightRecorder,
         scaling: ScalingProbe,
         hooks: GradientHooks,
+        live: LiveSlot,
         *,
         policy: Policy,
         rank: int,
@@ -67,8 +68,6 @@ class Tripwire:
         on_fold: Callable[[int, int, bool], None],
         on_unrecorded: Callable[[], None],
     ) -> None:
-        self.open = False
-        """An incident is going on."""
         self.stop_with: BaseException | None = None
         self.capture_reason: str | None = None
         self.optimizer: OptimizerProbe
@@ -77,7 +76,7 @@ class Tripwire:
         self._recorder = recorder
         self._scaling = scaling
         self._hooks = hooks
-        self.unfinished = Unfinished(recorder, self._many_skipped)
+        self.unfinished = Unfinished(recorder, self._many_skipped, live.drop)
         recorder.listener = self.unfinished
         self._updates = UpdateCheck(watched)
         self._buffers = BufferCheck(watched.placed_buffers)
@@ -86,11 +85,9 @@ class Tripwire:
         self._emit = emit
         self._on_trip = on_trip
         self._overflow = OverflowCheck(recorder, is_overflow_real)
-        self._on_fold = on_fold
+        self._onset = Onset(on_trip, on_fold, live)
         self._on_unrecorded = on_unrecorded
         self._step = OpenStep()
-        self._bad_steps = 0
-        self._finite_since = 0
         self.in_backward = False
         self._advanced_in_backward: Optimizer | None = None
         self._last_emit_s = time.perf_counter()
@@ -108,12 +105,12 @@ class Tripwire:
     # --- backward ---
 
     def before_backward(self, call: BackwardCall) -> None:
-        if self._hooks.installed and not self.open:
+        if self._hooks.installed and not self._onset.open:
             # The optimizer steps inside of this backward: afterwards the parameters are not what the loss came from.
             backward = BackwardCall(tuple(self._unscaled(r) for r in call.tensors), call.seeds, call.gradients)
             loss = value_of(backward.tensors)
             if not math.isfinite(loss):
-                self._open(self._trip_for(loss_seen(loss), backward, loss))
+                self._onset.seen(self._trip_for(loss_seen(loss), backward, loss))
         self.in_backward = True
 
     def backward_raised(self, call: BackwardCall, error: BaseException) -> None:
@@ -125,7 +122,7 @@ class Tripwire:
         try:
             if bad_loss or (isinstance(error, RuntimeError) and ANOMALY in str(error)):
                 seen = loss_seen(loss) if bad_loss else Seen("grad", "nan", (), 1)
-                self._open(replace(self._trip_for(seen, backward, loss), anomaly=not bad_loss))
+                self._onset.seen(replace(self._trip_for(seen, backward, loss), anomaly=not bad_loss))
         finally:
             # The error that is on its way is the user's own; ours would hide it.
             self.stop_with = None
@@ -143,7 +140,7 @@ class Tripwire:
         gradients = self._gradients(call)
         count_zeros = self._recorder.step % ZEROS_EVERY == 0
         with without_users_modes():
-            stats_KS, bad = measure(gradients, count_zeros=count_zeros, exact=not self.open)
+            stats_KS, bad = measure(gradients, count_zeros=count_zeros, exact=not self._onset.open)
             loss = value_of(backward.tensors)
         bad = self._new_ones(bad, gradients)
         self._updates.measured()
@@ -152,18 +149,18 @@ class Tripwire:
         step.own_s += time.perf_counter() - began
         bad_loss = not math.isfinite(loss) and bool(backward.roots)
         trip = self._trip(backward, loss, bad, stats_KS, bad_loss=bad_loss)
-        if trip is not None and bad and not (bad_loss or self.open or self._overflow.is_real(trip)):
+        if trip is not None and bad and not (bad_loss or self._onset.open or self._overflow.is_real(trip)):
             step.overflow, bad = True, []
         step.bad_loss |= bad_loss
         step.bad_grads |= bool(bad)
-        if not (bad_loss or bad or self.open):
+        if not (bad_loss or bad or self._onset.open):
             trip = self._bad_buffers(backward, loss) or trip
         try:
             self._leave_aside(call)
             if trip is not None and self.capture_reason is not None:
                 self._capture(trip)
             if trip is not None and trip.seen.where != "none" and (bad_loss or bad or step.bad_params):
-                self._open(trip)
+                self._onset.seen(trip)
                 self._stop_if_asked()
         finally:
             step.micro_steps += 1
@@ -197,19 +194,19 @@ class Tripwire:
 
     def _many_skipped(self) -> None:
         """The program skips batch after batch: it does not train any more."""
-        if not self.open:
+        if not self._onset.open:
             loss = self.unfinished.pending(raised=True)
             if loss is not None:
-                self._open(self._unfinished_trip("nonfinite", loss))
+                self._onset.seen(self._unfinished_trip("nonfinite", loss))
                 self._stop_if_asked()
 
     def ended(self, error: BaseException | None) -> None:
         """The program ends, or has raised: what no backward came for is the last chance to tell why."""
-        if self.open or self.in_backward:
+        if self._onset.open or self.in_backward:
             return
         loss = self.unfinished.pending(raised=error is not None)
         if loss is not None:
-            self._open(self._unfinished_trip("nonfinite", loss))
+            self._onset.seen(self._unfinished_trip("nonfinite", loss))
         elif error is not None and (self.unfinished.broken is not None or self._recorder.current.calls):
             # Not an onset yet: the replay will tell whether a non-finite value has made it raise.
             seen = Seen("output", "nan", (), 1)
@@ -274,13 +271,6 @@ class Tripwire:
 
     # --- verdict ---
 
-    def _open(self, trip: Trip) -> None:
-        """An onset, unless an incident is going on already."""
-        self._finite_since = 0
-        if not self.open:
-            self.open = True
-            self._on_trip(trip)
-
     def _stop_if_asked(self) -> None:
         if self.stop_with is not None:
             error, self.stop_with = self.stop_with, None
@@ -330,7 +320,7 @@ class Tripwire:
         """Gradients that no backward of ours has made: the program's own code may have spoilt them."""
         by_torch = self._scaling.clip is not None or self._scaling.in_use
         gradients = self._updates.gradients_by_hand(by_torch=by_torch)
-        if not gradients or self.open:
+        if not gradients or self._onset.open:
             return
         with without_users_modes():
             stats_KS, bad = measure(gradients, count_zeros=False)
@@ -340,12 +330,12 @@ class Tripwire:
             roots = tuple(g for k in bad if (g := gradients[k]) is not None)
             trip = self._trip(BackwardCall(roots, ()), UNKNOWN, bad, stats_KS, bad_loss=False)
             if trip is not None:
-                self._open(replace(trip, by_hand=True, after_backward=self._step.micro_steps > 0))
+                self._onset.seen(replace(trip, by_hand=True, after_backward=self._step.micro_steps > 0))
 
     def _check_parameters(self, optimizer: Optimizer) -> None:
         """Whether this step made a parameter non-finite although loss and gradients were fine."""
         step = self._step
-        if self.open or step.bad_loss or step.bad_grads:
+        if self._onset.open or step.bad_loss or step.bad_grads:
             return
         if self._watched.on_device and self._recorder.step % DEVICE_PARAMETER_CHECK_EVERY:
             return  # reading the answer makes the host wait, so not at every step
@@ -358,7 +348,7 @@ class Tripwire:
             return
         step.bad_params = True
         seen = Seen("parameter", value, tuple(bad)[:20], len(bad))
-        self._open(
+        self._onset.seen(
             Trip("nonfinite", self._recorder.step, max(0, step.micro_steps - 1), seen, None, optimizer=optimizer,
                  stack=user_stack(sys._getframe(1)))
         )  # fmt: skip
@@ -374,22 +364,10 @@ class Tripwire:
                 lr=UNKNOWN if optimizer is None else learning_rate(optimizer), scaling=self._scaling,
             )
         )  # fmt: skip
-        self._follow_incident(number, bad=step.bad_loss or step.bad_grads or step.bad_params)
+        self._onset.step_over(number, bad=step.bad_loss or step.bad_grads or step.bad_params)
         self._last_emit_s, self._step = now, OpenStep()
         self._recorder.step = self.optimizer.completed
         self._scaling.new_step()
-
-    def _follow_incident(self, number: int, *, bad: bool) -> None:
-        if not self.open:
-            return
-        self._bad_steps += bad
-        self._finite_since = 0 if bad else self._finite_since + 1
-        if self._finite_since >= CLOSE_AFTER:
-            self.open = False
-            self._on_fold(number, self._bad_steps, False)
-            self._bad_steps = 0
-        elif bad and self._bad_steps % 100 == 0:
-            self._on_fold(number, self._bad_steps, True)
 
 
 def _several_ranks() -> bool:

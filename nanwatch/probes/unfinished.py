@@ -41,7 +41,9 @@ class Loss:
 class Unfinished:
     """Follows the losses of the current segment."""
 
-    def __init__(self, recorder: FlightRecorder, on_many_skipped: Callable[[], None]) -> None:
+    def __init__(
+        self, recorder: FlightRecorder, on_many_skipped: Callable[[], None], on_broke: Callable[[], None]
+    ) -> None:
         self.last: Loss | None = None
         self.broken: Call | None = None
         """The recorded call that raised last."""
@@ -52,6 +54,7 @@ class Unfinished:
         self.in_a_row = 0
         self._recorder = recorder
         self._on_many_skipped = on_many_skipped
+        self._on_broke = on_broke
         self._suspects: list[Loss] = []
         self._trains = True
 
@@ -71,6 +74,7 @@ class Unfinished:
     def broke(self, call: Call) -> None:
         """A recorded call has raised."""
         self.broken = call
+        self._on_broke()
 
     def looked_at(self) -> None:
         """The program has read a value on the host."""
