@@ -35,7 +35,12 @@ class Rewind:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.undo()
+
+    def undo(self) -> None:
+        """Put back what the parameters held."""
         self._write(self._rewound, [self.after[id(p)] for p in self._rewound])
+        self.after, self._rewound = {}, []
 
     def before_step(self, trip: Trip) -> None:
         """Undo the updates that came after the forward of the trip: none, where it was seen before the step."""

@@ -24,6 +24,11 @@ _STAND_IN = (
     "state and settings as found"
 )
 
+_NOT_THE_STEP = (
+    "the parameter was finite before the optimizer's last step, and that step, run again, leaves it finite: something "
+    "else has written it"
+)
+
 
 def examine_step(trip: Trip, watched: WatchedModels, namer: Namer, rewind: Rewind) -> Findings:
     """Run the step again for the first parameter that it made non-finite; name the operation and the cause."""
@@ -55,7 +60,11 @@ def examine_earlier_step(
         return findings
     seen = Seen("parameter", value, (origin.param or "",), 1)
     step = replace(trip, step=trip.step - 1, seen=seen, optimizer=last.optimizer, stack=last.stack)
-    return replace(_from_true_values(step, true, namer), step=step.step)
+    earlier = _from_true_values(step, true, namer)
+    if earlier.verdict.verdict == "not_reproduced":
+        rewind.undo()
+        return replace(findings, scope=(*findings.scope, _NOT_THE_STEP))
+    return replace(earlier, step=step.step)
 
 
 def _on_stand_in(trip: Trip, parameter: torch.nn.Parameter, namer: Namer) -> Findings:
