@@ -90,6 +90,20 @@ class Event:
         return at
 
 
+@dataclass(slots=True)
+class Operation:
+    """One operation that is about to run."""
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs: list[tuple[str, torch.Tensor]]
+    sources: tuple[Source, ...]
+    before: list[tuple[str, torch.Tensor]]
+    """The inputs, with a copy of what it writes into."""
+    written: torch.Tensor | None
+
+
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records events while it is on. `boundary` is the code whose caller's frames are no longer the replay's."""
 
@@ -113,6 +127,18 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if any(t.__name__ == "DTensor" for t in types):
             return NotImplemented
+        seen = self.before(func, args, kwargs)
+        try:
+            result = func(*args, **kwargs)
+        except Exception:
+            # An operation that refuses its input (a decomposition of NaN) has read it: the walk may start here.
+            self._record(seen, [])
+            raise
+        self.after(seen, result)
+        return result
+
+    def before(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operation:
+        """Take down what an operation is about to read."""
         op = func._schema.name
         inputs = list(_named_tensors(func, args, kwargs))
         written = _written(func, args, kwargs)
@@ -126,18 +152,15 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         before = inputs
         if written is not None and not _cheap(op):
             before = [(n, t.detach().clone() if t is written else t) for n, t in inputs]
-        try:
-            result = func(*args, **kwargs)
-        except Exception:
-            # An operation that refuses its input (a decomposition of NaN) has read it: the walk may start here.
-            self._record(func, args, kwargs, inputs, sources, before, [], None)
-            raise
+        return Operation(func, args, kwargs, inputs, sources, before, written)
+
+    def after(self, seen: Operation, result: Any) -> None:
+        """Take down what it has made of that."""
         outputs = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
-        if written is not None and not any(o is written for o in outputs):
-            outputs.append(written)
-        outputs += _running_statistics(op, args)
-        self._record(func, args, kwargs, inputs, sources, before, outputs, written)
-        return result
+        if seen.written is not None and not any(o is seen.written for o in outputs):
+            outputs.append(seen.written)
+        outputs += _running_statistics(seen.func._schema.name, seen.args)
+        self._record(seen, outputs)
 
     def _carried_over(self, written: torch.Tensor) -> tuple[Source, ...]:
         """What stays in the storage when only a part of it is written."""
@@ -162,17 +185,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         index = self._maker(tensor)
         return None if index is None else self.events[index]
 
-    def _record(
-        self,
-        func: Any,
-        args: Any,
-        kwargs: Any,
-        inputs: list[tuple[str, torch.Tensor]],
-        sources: tuple[Source, ...],
-        before: list[tuple[str, torch.Tensor]],
-        outputs: list[torch.Tensor],
-        written: torch.Tensor | None,
-    ) -> None:
+    def _record(self, seen: Operation, outputs: list[torch.Tensor]) -> None:
+        func, args, kwargs, inputs, sources = seen.func, seen.args, seen.kwargs, seen.inputs, seen.sources
+        before, written = seen.before, seen.written if outputs else None
         op = func._schema.name
         states = [state_of(o) for o in outputs]
         value: State = "nan" if "nan" in states else "inf" if "inf" in states else "finite"
@@ -283,8 +298,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 _ROOM = __file__.rsplit("/", 1)[0]
-_BOUNDARIES = {(f"{_ROOM}/replay.py", "run_under_tracer"), (f"{_ROOM}/twin.py", "step_under_tracer")}
-"""What is called from there is the program; what calls them is the post-mortem."""
+_AUTOGRAD = f"{_ROOM.removesuffix('postmortem')}probes/backward.py"
+_BOUNDARIES = {
+    (f"{_ROOM}/replay.py", "run_under_tracer"), (f"{_ROOM}/twin.py", "step_under_tracer"),
+    (_AUTOGRAD, "_around"), (_AUTOGRAD, "_autograd_grad"),
+}  # fmt: skip
+"""What is called from there is the program; what calls them is the post-mortem, or asks autograd for gradients."""
 
 
 def storage_key(tensor: torch.Tensor) -> int | None:

@@ -336,7 +336,7 @@ def test_a_run_is_broken_off_in_the_middle_when_its_time_is_up(tmp_path):
 
     trips = []
     with watching(Then(function), tmp_path) as seen:
-        seen.probes.tripwire._on_trip = trips.append
+        seen.probes.tripwire._onset._on_trip = trips.append
         seen.probes.watched.models[""](with_row(3, 0.0)).mean().backward()
         with seen.probes.paused():
             findings = _locator(seen).locate(trips[0])
