@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Protocol
@@ -293,7 +294,9 @@ class _StepsSeen:
         with ended:
             self._probes.tripwire.before_step(optimizer)
         if self._probes.shadow is not None:
+            began = time.perf_counter()
             self._probes.shadow.save(optimizer, lambda: user_stack(sys._getframe(1)))
+            self._probes.tripwire.took(time.perf_counter() - began)
 
     def after_step(self, optimizer: Optimizer, *, completed: int, advanced: bool) -> None:
         if self._probes.shadow is not None:

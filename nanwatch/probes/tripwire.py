@@ -313,6 +313,10 @@ class Tripwire:
         """What the program does between backward and step is a part of what its gradients are made of."""
         return self._updates.spoils
 
+    def took(self, own_s: float) -> None:
+        """Another probe has worked in this step: its time is a part of the overhead."""
+        self._step.own_s += own_s
+
     def scaler_skipped(self) -> None:
         self._step.scaler_skipped = True
 
