@@ -18,6 +18,7 @@ from torch import nn
 
 from nanwatch.postmortem.collectives import alone
 from nanwatch.postmortem.leave_alone import left_alone
+from nanwatch.postmortem.module_names import named
 from nanwatch.postmortem.ranks import unwrapped, without_wrappers
 from nanwatch.postmortem.tensors import state_of
 from nanwatch.probes.ambient import Surroundings
@@ -138,7 +139,8 @@ def run(
     company: Callable[[], contextlib.AbstractContextManager[None]] = alone,
 ) -> Outcome:
     """Run the plan. With a tracer (see tracer.py) every operation is recorded; `modules` then gives the names."""
-    with _everything_restored(made, (modules or {}).values()), company(), _named(modules or {}, tracer):
+    names = contextlib.nullcontext() if tracer is None else named(modules or {}, tracer)
+    with _everything_restored(made, (modules or {}).values()), company(), names:
         return run_under_tracer(made, parameters, tracer, backward=backward)
 
 
@@ -326,38 +328,6 @@ def _ambient(ambient: Ambient) -> Iterator[None]:
             stack.enter_context(torch.autocast(device, dtype=on.get(device), enabled=device in on, cache_enabled=False))
         stack.enter_context(torch.set_grad_enabled(ambient.grad_enabled))
         yield
-
-
-@contextlib.contextmanager
-def _named(modules: Mapping[str, nn.Module], tracer: Any) -> Iterator[None]:
-    """Tell the tracer which module is running; hooks are there during the replay only."""
-    if tracer is None:
-        yield
-        return
-    names: dict[int, tuple[str, nn.Module]] = {}
-    for name, module in modules.items():
-        names[id(module)] = (name, module)
-
-    def enter(name: str) -> Callable[..., None]:
-        def pre(module: nn.Module, args: Any) -> None:
-            tracer.modules.append(name)
-            tracer.calls[name] += 1
-
-        return pre
-
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
-        if tracer.modules:
-            tracer.modules.pop()
-
-    handles = []
-    for name, module in names.values():
-        handles.append(module.register_forward_pre_hook(enter(name), prepend=True))
-        handles.append(module.register_forward_hook(leave, always_call=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 # --- reading a recorded call ---

@@ -142,7 +142,11 @@ class Probes:
     def _shadow_too_large(self, needed_bytes: int) -> None:
         self.shadow = None
         text = f"more than {needed_bytes >> 20} MiB would be needed: the guard is sync from here on"
-        self._emit(NoteRecord(self._rank, "shadow_too_large", 1, text))
+        self.note("shadow_too_large", text)
+
+    def note(self, reason: str, text: str) -> None:
+        """Something that belongs into the ledger."""
+        self._emit(NoteRecord(self._rank, reason, 1, text))
 
     @property
     def names(self) -> list[str]:

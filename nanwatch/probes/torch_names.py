@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch.utils import _python_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 TRIED = ("2.13",)
 """The torch releases that nanwatch was tried with."""
@@ -30,6 +31,9 @@ NAMES = (
     "torch.optim.optimizer.register_optimizer_step_post_hook",
     "torch.utils._python_dispatch.TorchDispatchMode",
     "torch.utils._python_dispatch._disable_current_modes",
+    "torch.utils._python_dispatch._push_mode",
+    "torch.utils._python_dispatch._pop_mode",
+    "torch._C._get_dispatch_stack_at",
     "torch._C._len_torch_dispatch_stack",
     "torch._C._functorch.peek_interpreter_stack",
     "torch._C._get_tracing_state",
@@ -50,6 +54,26 @@ def next_sequence_number() -> int:
 def without_users_modes() -> AbstractContextManager[Any]:
     """A region in which a TorchDispatchMode of the user's (a profiler, a counter) does not see what we compute."""
     return _python_dispatch._disable_current_modes() if torch._C._len_torch_dispatch_stack() else nullcontext()
+
+
+def push_dispatch_mode(mode: TorchDispatchMode) -> bool:
+    """Put a mode on this thread's stack, unless another is there, whose owner would take ours off for its own."""
+    if torch._C._len_torch_dispatch_stack():
+        return False
+    _python_dispatch._push_mode(mode)
+    return True
+
+
+def pop_dispatch_mode(mode: TorchDispatchMode) -> bool:
+    """Take the mode off this thread's stack, wherever in it it is; False where it is not on it."""
+    if not any(torch._C._get_dispatch_stack_at(i) is mode for i in range(torch._C._len_torch_dispatch_stack())):
+        return False
+    above = []
+    while (top := _python_dispatch._pop_mode()) is not mode:
+        above.append(top)
+    for other in reversed(above):
+        _python_dispatch._push_mode(other)
+    return True
 
 
 def inside_transform() -> bool:
