@@ -150,7 +150,7 @@ class EntryProbe:
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         trains = torch.is_grad_enabled()
-        if self.paused or self._outside.covered or id(module) not in self._names:
+        if self.paused or self._outside.busy or id(module) not in self._names:
             return  # a copy of the model carries copies of its hooks
         if not (self._owner.claim() if trains else self._owner.is_me()) or inside_transform():
             return

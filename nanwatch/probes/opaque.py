@@ -103,7 +103,7 @@ class OpaqueProbe:
     # --- an autograd.Function in the loss code ---
 
     def _apply(self, original: Callable[..., Any], cls: type, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or self.paused or not self._outside.armed or inside_transform():
+        if torch.compiler.is_compiling() or self.paused or not self._outside.records or inside_transform():
             return original(cls, *args, **kwargs)
         function = cls.apply  # type: ignore[attr-defined]
         call = self._before_function(function, args, kwargs, sys._getframe(2))
@@ -112,7 +112,7 @@ class OpaqueProbe:
     # --- a region that may hold the model, with other parameters than its own or per sample ---
 
     def _region(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or self.paused or self._outside.covered or inside_transform():
+        if torch.compiler.is_compiling() or self.paused or self._outside.busy or inside_transform():
             return original(*args, **kwargs)
         if torch._C._current_graph_task_id() != -1 or not self._owner.claim() or not self._enter_opaque():
             return original(*args, **kwargs)
@@ -149,8 +149,8 @@ class OpaqueProbe:
         return output
 
     def _keep(self, call: Call, output: Any) -> None:
-        if self._recorder.made(call, output) and not self._recorder.add(call):
-            self._outside.disarm()
+        if self._recorder.made(call, output):
+            self._recorder.add(call)
 
     # --- a compiled function ---
 
@@ -171,7 +171,7 @@ class OpaqueProbe:
     def _on_enter(self, frame: FrameType) -> None:
         if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1 or torch.compiler.is_compiling():
             return
-        if inside_transform() or self._outside.covered or not self._owner.claim() or not self._enter_opaque():
+        if inside_transform() or self._outside.busy or not self._owner.claim() or not self._enter_opaque():
             return
         local = frame.f_locals
         self.running = frame

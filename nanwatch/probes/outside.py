@@ -71,6 +71,10 @@ class OutsideRecorder(TorchFunctionMode):
         self._of_thread = _local()
         self._owner = owner
         self._updates = False
+        self._handling = False
+        """Torch has taken the recorder off the stack while it handles a function, and will put it back itself."""
+        self._full = False
+        """The program is too long to be recorded; until it is left, everything is passed on."""
 
     # --- on and off the stack ---
 
@@ -79,13 +83,23 @@ class OutsideRecorder(TorchFunctionMode):
         """Whether the recorder is on this thread's stack. One that lies on another thread's passes everything on."""
         return getattr(self._of_thread, "leave", None) is not None
 
+    @property
+    def busy(self) -> bool:
+        """A call is being recorded as a whole: what happens inside of it is no call of its own."""
+        return self.covered or self._handling
+
+    @property
+    def records(self) -> bool:
+        """Whether a function that is called now would be recorded."""
+        return self.armed and not self._handling
+
     def arm(self, *, updates: bool = False) -> None:
         """Go onto this thread's function-mode stack, unless the user is inside a mode that would pop us.
 
         With `updates`, what is changed in place without gradients is recorded too.
         """
         self._updates = updates
-        if self.armed or self.covered or not self._may_push():
+        if self.armed or self.covered or self._handling or not self._may_push():
             return
         torch._C._push_on_torch_function_stack(self)
         # A thread that ends with our mode on its stack must not take the interpreter down with it.
@@ -93,8 +107,9 @@ class OutsideRecorder(TorchFunctionMode):
 
     def disarm(self) -> None:
         """Leave the stack, wherever in it we are: users enter and leave modes above us."""
+        self._full = False
         leave = getattr(self._of_thread, "leave", None)
-        if leave is None:
+        if leave is None or self._handling:
             return
         leave.done = True
         self._of_thread.leave = None
@@ -122,8 +137,15 @@ class OutsideRecorder(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if torch.compiler.is_compiling() or inside_transform() or not self._owner.is_me():
+        if torch.compiler.is_compiling() or inside_transform() or not self._owner.is_me() or self._full:
             return func(*args, **kwargs)
+        self._handling = True
+        try:
+            return self._handle(func, args, kwargs)
+        finally:
+            self._handling = False
+
+    def _handle(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         kind = self._kinds.get(func)
         if kind is None:
             kind = self._kinds[func] = _kind(func)
@@ -176,7 +198,7 @@ class OutsideRecorder(TorchFunctionMode):
         target = args[0] if kind == _IN_PLACE and args else out
         call.is_view = kind != _IN_PLACE and isinstance(out, torch.Tensor) and out._is_view()
         if self._recorder.made(call, target) and not self._recorder.add(call):
-            self.disarm()
+            self._full = True
 
     def _notice_parameters(self, args: tuple[Any, ...]) -> None:
         ids = self._parameter_ids()
