@@ -1,5 +1,5 @@
-"""Capsules are squashed by v * |v| / (1 + |v|^2), with |v| by torch.norm, in a model compiled with backend="eager";
-when the routing gate of a blank digit closes, v is 0 and the squash, written as |v|^2 / (1 + |v|^2) * v / |v|, is 0 / 0.
+"""Capsules are squashed by |v|^2 / (1 + |v|^2) * v / |v|, in a model compiled with backend="eager"; for a blank digit
+the convolution without bias gives nothing, v is 0, and the squash is 0 / 0.
 """
 
 import torch

@@ -47,7 +47,7 @@ class Trainer:
     def fit(self):
         for epoch in range(self.epochs):
             self.run_epoch()
-            if epoch in (2,):  # cosine restart: a new average
+            if epoch == 2:  # cosine restart: a new average
                 self.average.restart()
             if epoch >= 1:
                 self.average.swap_in()

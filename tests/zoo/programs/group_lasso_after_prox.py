@@ -36,7 +36,7 @@ def penalty(model, strength):
 def proximal_step(model, threshold):
     for w in model.groups():
         size = w.norm(dim=0, keepdim=True)
-        w *= (1 - threshold / size).clamp(min=0)
+        w.mul_((1 - threshold / size).clamp(min=0))
 
 
 def train(watch):

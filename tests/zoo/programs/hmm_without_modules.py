@@ -1,4 +1,4 @@
-"""A hidden Markov model in plain functions over an nn.ParameterDict: nothing is ever called as a module. Transitions are
+"""A hidden Markov model in plain functions over an nn.ParameterDict: no module is ever called. Transitions are
 ReLUs divided by their row's sum; a row whose entries have all gone negative is 0 / 0.
 """
 

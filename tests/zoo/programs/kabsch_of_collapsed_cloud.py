@@ -32,7 +32,7 @@ def kabsch_rmsd(pred, true, mask):
     m = mask.unsqueeze(-1)
     p = (pred - (pred * m).sum(1, keepdim=True) / m.sum(1, keepdim=True)) * m
     q = (true - (true * m).sum(1, keepdim=True) / m.sum(1, keepdim=True)) * m
-    u, s, vh = torch.linalg.svd(p.transpose(1, 2) @ q)  # ORIGIN
+    u, _, vh = torch.linalg.svd(p.transpose(1, 2) @ q)  # ORIGIN
     rotation = u @ vh
     return ((p @ rotation - q).pow(2).sum(-1) * mask).sum(1) / mask.sum(1)
 

@@ -2,7 +2,7 @@
 their own (3e2 was typed for 3e-2): one step later exp(-s) overflows, outside of the watched model.
 """
 
-from collections import namedtuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,10 @@ EXPECT = {
     "cause": ("overflow_exp", "lr_too_high"),
 }
 
-Output = namedtuple("Output", ["classes", "box"])
+
+class Output(NamedTuple):
+    classes: torch.Tensor
+    box: torch.Tensor
 
 
 class Detector(nn.Module):
