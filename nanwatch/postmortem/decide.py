@@ -13,6 +13,7 @@ from nanwatch.records import Cause, Experiment, Origin
 Confidence = Literal["certain", "likely", "possible"]
 _LOWER: dict[Confidence, Confidence] = {"certain": "likely", "likely": "possible", "possible": "possible"}
 _OUTGROWN = {"exploding_activation", "exploding_gradient", "overflow_exp", "lr_too_high"}
+_OUTGREW = "finite in float64: nothing is undefined, the values have outgrown the type"
 _OF_NO_TYPE = {"empty_reduction", "masked_softmax"}
 _ZEROS = {"log_of_zero", "division_by_zero", "sqrt_zero_grad", "pow_zero_grad", "invalid_domain", "degenerate_linalg"}
 
@@ -21,7 +22,7 @@ def decide(cause: Cause, experiments: Sequence[Experiment], origin: Origin) -> C
     """The cause with what the experiments confirm, add or take back."""
     by_name = {e.name: e for e in experiments}
     if origin.phase in {"forward", "loss", "backward"}:
-        cause = _by_precision(cause, by_name.get(FLOAT32), by_name.get(FLOAT64))
+        cause = _by_precision(cause, origin, by_name.get(FLOAT32), by_name.get(FLOAT64))
     rows = by_name.get(ROWS)
     if rows is not None and rows.finite:
         cause = _because(cause, rows.says)
@@ -32,7 +33,7 @@ def decide(cause: Cause, experiments: Sequence[Experiment], origin: Origin) -> C
     return cause
 
 
-def _by_precision(cause: Cause, float32: Experiment | None, float64: Experiment | None) -> Cause:
+def _by_precision(cause: Cause, origin: Origin, float32: Experiment | None, float64: Experiment | None) -> Cause:
     if cause.label == "overflow_low_precision":
         return _low_precision(cause, float32, float64)
     if float32 is not None and float32.finite:
@@ -45,9 +46,12 @@ def _by_precision(cause: Cause, float32: Experiment | None, float64: Experiment 
     if cause.label in _OF_NO_TYPE and float64.finite:
         why = "finite in float64: what is empty or masked there is not all of it"
         return replace(_because(cause, why), confidence=_LOWER[cause.confidence])
+    if cause.label == "unknown" and float64.finite and origin.value == "inf":
+        label = "exploding_gradient" if origin.phase == "backward" else "exploding_activation"
+        return Cause(label, "likely", (*cause.why, _OUTGREW), REMEDIES[label])
     if cause.label in _OUTGROWN:
         if float64.finite:
-            return _because(cause, "finite in float64: nothing is undefined, the values have outgrown the type")
+            return _because(cause, _OUTGREW)
         return _because(cause, "not finite in float64 either: they grow without end, or something is undefined")
     if cause.label in _ZEROS and float64.finite:
         return _because(cause, "finite in float64: the type rounded the value there, it is not so by mathematics")

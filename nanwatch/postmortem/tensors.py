@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -17,9 +18,10 @@ State = Literal["finite", "inf", "nan"]
 def state_of(tensor: torch.Tensor) -> State:
     """Whether any element is NaN, else whether any is infinite; finite for what can hold neither."""
     value = _values(tensor)
-    if value is None or bool(torch.isfinite(value).all()):
+    if value is None:
         return "finite"
-    return "nan" if bool(torch.isnan(value).any()) else "inf"
+    low, high = _range(value)
+    return "nan" if math.isnan(low) else "inf" if math.isinf(low) or math.isinf(high) else "finite"
 
 
 def summarize(name: str, tensor: torch.Tensor) -> TensorSummary:
@@ -29,15 +31,24 @@ def summarize(name: str, tensor: torch.Tensor) -> TensorSummary:
     if value is None:
         if tensor.is_meta or tensor.numel() == 0 or tensor.layout != torch.strided or tensor.dtype == torch.bool:
             return TensorSummary(name, shape, dtype, None, None, 0)
-        low, high = torch.aminmax(tensor.detach())
-        return TensorSummary(name, shape, dtype, float(low), float(high), 0)
-    finite = torch.isfinite(value)
-    bad = int(value.numel() - finite.sum())
-    kept = value[finite] if bad else value
-    if kept.numel() == 0:
+        low, high = _range(tensor.detach())
+        return TensorSummary(name, shape, dtype, low, high, 0)
+    low, high = _range(value)
+    if math.isfinite(low) and math.isfinite(high):
+        return TensorSummary(name, shape, dtype, low, high, 0)
+    bad = value.numel() - int(torch.count_nonzero(torch.isfinite(value)))
+    if bad == value.numel():
         return TensorSummary(name, shape, dtype, None, None, bad)
-    low, high = torch.aminmax(kept)
-    return TensorSummary(name, shape, dtype, float(low), float(high), bad)
+    most = torch.finfo(value.dtype).max
+    low = float(torch.nan_to_num(value, most, most, most).amin())
+    high = float(torch.nan_to_num(value, -most, -most, -most).amax())
+    return TensorSummary(name, shape, dtype, low, high, bad)
+
+
+def _range(value: torch.Tensor) -> tuple[float, float]:
+    """Smallest and largest element, both NaN where one element is: one pass, many times faster than `isfinite`."""
+    low, high = torch.stack(torch.aminmax(value)).tolist()
+    return float(low), float(high)
 
 
 def bad_rows(tensor: torch.Tensor, batch_size: int | None, *, exact: bool = False) -> tuple[int, ...]:
