@@ -369,3 +369,35 @@ def test_bad_data_and_bad_parameters_are_not_cast(tmp_path):
     with torch.no_grad():
         net.fc.weight[0, 0] = float("nan")
     assert set(said(incident_of(net, tmp_path, torch.ones(ROWS, 4), warm_up=0))) == {"same step again"}
+
+
+# --- compiled models ---
+
+
+def test_a_compiled_part_runs_eagerly_and_is_not_compiled_anew(tmp_path):
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(len(inputs))
+        return graph.forward
+
+    class Partly(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = torch.compile(nn.Linear(4, 4), backend=backend)
+
+        def forward(self, x):
+            return self.fc(x) * (x.mean(0) ** 2)
+
+    net = Partly()
+    x = with_row(5, 1e30)
+    net(torch.ones(ROWS, 4)).mean().backward()
+    torch._dynamo.reset()
+    compiled.clear()
+    incident = incident_of(net, tmp_path, x)
+    assert incident.origin.batch_rows == (5,)
+    assert said(incident)["float64"][0]
+    before = len(compiled)
+    net(torch.ones(ROWS, 4)).mean().backward()
+    assert len(compiled) == before, "what was compiled is still there"
+    assert before == 1
