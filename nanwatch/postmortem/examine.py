@@ -18,6 +18,8 @@ from nanwatch.postmortem.environment import describe_environment
 from nanwatch.postmortem.experiments import applied, run_experiments
 from nanwatch.postmortem.findings import Findings
 from nanwatch.postmortem.graph import describe_graph, magnitudes
+from nanwatch.postmortem.live import BACKWARDS, LiveTrace
+from nanwatch.postmortem.live_origin import read_live
 from nanwatch.postmortem.locate import Locator
 from nanwatch.postmortem.naming import Namer
 from nanwatch.postmortem.program import encode_program
@@ -28,10 +30,11 @@ from nanwatch.postmortem.sample_ids import SampleIds
 from nanwatch.postmortem.step_fault import examine_earlier_step, examine_step
 from nanwatch.postmortem.tensors import state_of
 from nanwatch.postmortem.traceback import write_traceback
+from nanwatch.postmortem.transient import transient_cause
 from nanwatch.probes.ensemble import Probes
 from nanwatch.probes.torch_names import without_users_modes
 from nanwatch.probes.trip import Trip
-from nanwatch.records import Cause, Incident, Policy, Replay
+from nanwatch.records import Cause, Incident, Policy
 
 
 class Examiner:
@@ -62,6 +65,7 @@ class Examiner:
         self._sample_ids = SampleIds(probes.samples, probes.recorder, sample_ids)
         self._namer = Namer(probes)
         self._locator = Locator(probes, self._namer, self.ranks)
+        self._live = LiveTrace(probes)
 
     def remember_state(self) -> None:
         """To be called when models were attached: what of their state is bad already."""
@@ -71,7 +75,7 @@ class Examiner:
         """Replay the step, name origin and cause, write the evidence; returns what `incident.json` holds.
 
         None where there is nothing to tell: the value was made by another rank, which says so itself; a buffer was
-        given an infinity on purpose; the program raised for another reason.
+        given an infinity on purpose; the program raised for another reason; or what shows again is still not known.
 
         Raises: BundleError or OSError when the evidence cannot be written.
         """
@@ -85,12 +89,18 @@ class Examiner:
             verdict = self.ranks.verdict_to_tell(
                 trip, findings.origin, findings.verdict, needs_others=findings.needs_others
             )
+            if _is_worth_tracing(trip, findings, self._policy) and (verdict is not None or _may_be_own(trip, findings)):
+                self._trace_what_follows(findings)
             if verdict is None:
                 return None
             findings.verdict = replace(verdict, seconds=round(time.perf_counter() - began, 3))
             findings = self._with_experiments(trip, findings)
             incident = self._incident(trip, findings)
             self._write(incident, findings)
+            if trip.again:
+                self._live.disarm()
+            elif self._live.armed:
+                self._live.first_incident = incident.id
         return incident
 
     def rows_of(self, trip: Trip) -> tuple[tuple[int, ...], tuple[Any, ...]]:
@@ -130,6 +140,8 @@ class Examiner:
         watched = self._probes.watched
         if trip.optimizer is not None:
             return examine_step(trip, watched, self._namer, rewind)
+        if trip.again:
+            return self._find_again(trip)
         findings = examine_earlier_step(trip, self._locator.locate(trip), watched, self._namer, rewind)
         if findings.origin is None and trip.seen.where == "parameter":
             # The buffer was changed outside of what was recorded: all that is known is which one it is.
@@ -139,10 +151,38 @@ class Examiner:
             )
         return findings
 
+    def _find_again(self, trip: Trip) -> Findings:
+        """The same value once more: from a replay if that shows it this time, else from the trace of the training."""
+        findings = self._locator.locate(trip)
+        if findings.origin is None and self._live.trace is not None:
+            findings = read_live(trip, findings, self._live.trace, self._probes.watched, self._namer)
+        first = self._live.first_incident
+        why = "could not be run again" if findings.verdict.verdict == "failed" else "does not repeat"
+        said = [f"traced while the training ran: the step {why}"] if findings.live else []
+        said += [f"the same onset as {first}"] if first is not None else []
+        return replace(findings, scope=(*findings.scope, "; ".join(said))) if said else findings
+
+    def _trace_what_follows(self, findings: Findings) -> None:
+        bad = self._live.bad_state()
+        if bad:
+            names = ", ".join(sorted(bad)[:3])
+            said = (
+                f"the steps that follow are not traced: every one of them is bad, parameters are not finite ({names})"
+            )
+        else:
+            self._live.arm()
+            said = (
+                f"the next {BACKWARDS} backwards are traced while they run, unless parameters have become non-finite: "
+                "should the value show again, a second incident says what made it"
+            )
+        findings.scope = (*findings.scope, said)
+
     def _with_experiments(self, trip: Trip, findings: Findings) -> Findings:
         """The findings, and what the step does with one thing changed, where one process alone can run it."""
         alone = not findings.needs_others and self._locator.why_not() is None
-        if trip.kind != "nonfinite" or trip.optimizer is not None or findings.origin is None or not alone:
+        if trip.kind != "nonfinite" or trip.optimizer is not None or findings.live:
+            return findings
+        if findings.origin is None or not alone:
             return findings
         results = run_experiments(findings, trip.seen, self._probes.watched)
         findings = applied(findings, results)
@@ -169,7 +209,7 @@ class Examiner:
             seen=replace(trip.seen, backward=trip.loss_at is None),
             origin=f.origin,
             path=f.path,
-            cause=f.cause or _no_cause(trip, f.verdict),
+            cause=f.cause or _no_cause(trip, f),
             replay=f.verdict,
             amp={"scaler": trip.scaled, "scale": trip.scale if trip.scaled else None},
             mlflow={"run_id": self._mlflow_run_id(), "artifact_path": f"nanwatch/incidents/{identity}"},
@@ -196,7 +236,8 @@ class Examiner:
                 top.file if top else None, top.line if top else None, rows, data, made.batch_size, self._privacy
             )
             writer.json("preview.json", {**shown, "magnitudes": magnitudes(list(f.events))})
-            writer.json("environment.json", describe_environment())
+            asked = incident.replay.verdict == "not_reproduced"
+            writer.json("environment.json", describe_environment(ask_devices=asked))
             writer.json("program.json", encode_program(made, ids))
             evidence.write_batch(writer, made, ids, rows, incident.sample_ids, self._privacy)
             watched = self._probes.watched
@@ -209,14 +250,28 @@ class Examiner:
 
 
 def _is_nothing(trip: Trip, findings: Findings) -> bool:
-    if trip.kind == "raised":
+    if trip.kind == "raised" or trip.again:
         return findings.origin is None
     # A running minimum that starts at infinity, a mask: what the program writes into a buffer is meant so.
     unexplained = trip.seen.where == "parameter" and trip.optimizer is None and findings.event is None
     return unexplained and trip.seen.value == "inf"
 
 
-def _no_cause(trip: Trip, verdict: Replay) -> Cause:
+def _is_worth_tracing(trip: Trip, findings: Findings, policy: Policy) -> bool:
+    """Whether the training goes on and may show what no replay has shown."""
+    if trip.kind != "nonfinite" or trip.again or trip.backward is None or trip.by_hand or policy == "stop":
+        return False
+    return findings.origin is None and findings.verdict.verdict != "reproduced"
+
+
+def _may_be_own(trip: Trip, findings: Findings) -> bool:
+    """Whether this rank may have made what another rank tells of."""
+    return findings.needs_others or trip.seen.where == "loss"
+
+
+def _no_cause(trip: Trip, findings: Findings) -> Cause:
     if trip.kind == "capture":
         return Cause("unknown", "possible", (f"nothing was wrong, this bundle was asked for: {trip.reason}",))
-    return unknown(verdict.error or "no operation could be named")
+    if findings.verdict.verdict == "not_reproduced":
+        return transient_cause(findings)
+    return unknown(findings.verdict.error or "no operation could be named")

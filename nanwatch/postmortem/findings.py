@@ -32,6 +32,10 @@ class Findings:
     """The replay could not go on without the other ranks."""
     outcome: Outcome | None = None
     """What the replay gave, where it came to its end."""
+    repeats_on_cpu: bool = False
+    """Two replays that did not show the value gave the same bits."""
+    live: bool = False
+    """Origin, cause and path are from a trace of the training itself."""
 
 
 def failed(why: str, attempts: int = 0) -> Findings:

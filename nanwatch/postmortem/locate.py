@@ -16,6 +16,8 @@ from nanwatch.postmortem.ranks import Ranks, why_not_alone
 from nanwatch.postmortem.replay import Outcome, Plan, ReplayError, changed, plan, plan_up_to, run, same_bits
 from nanwatch.postmortem.tensors import state_of
 from nanwatch.postmortem.tracer import Event, Tracer
+from nanwatch.postmortem.transient import repeats_on_cpu
+from nanwatch.probes.backward import BackwardCall
 from nanwatch.probes.ensemble import Probes
 from nanwatch.probes.trip import Trip
 from nanwatch.records import Replay
@@ -43,8 +45,9 @@ class Locator:
 
     def locate(self, trip: Trip) -> Findings:
         """Verdict, origin, cause and path, as far as the replay gives them."""
+        trip = self._of_its_seed(trip)
         findings = self._locate_alone(trip)
-        if findings.needs_others:
+        if findings.needs_others and not trip.again:
             return self._locate_together(trip, findings)
         return findings
 
@@ -80,6 +83,7 @@ class Locator:
         except ReplayError as e:
             return failed(str(e))
         with_backward = trip.kind == "capture" or (trip.seen.where == "grad" and not trip.by_hand)
+        first: Outcome | None = None
         for attempt in (1, 2):
             tracer = Tracer(made.batch_size)
             error: str | None = None
@@ -99,7 +103,16 @@ class Locator:
             again = findings.verdict.verdict != "reproduced" and stopped is None
             if not again or trip.kind in {"capture", "raised"}:
                 break
+            findings.repeats_on_cpu = repeats_on_cpu(first, outcome)
+            first = outcome
         return findings
+
+    def _of_its_seed(self, trip: Trip) -> Trip:
+        """Backward was given a weight for each loss, and that is what is not finite: the walk starts there."""
+        seeds = () if trip.backward is None or trip.scaled or trip.seen.where != "grad" else trip.backward.seeds
+        bad = [s for s in seeds if s is not None and state_of(s) != "finite"]
+        known = tuple(s for s in bad if self._probes.recorder.find(s) is not None)
+        return replace(trip, by_hand=True, backward=BackwardCall(known, ())) if known else trip
 
     def _plan(self, trip: Trip) -> Plan:
         recorder = self._probes.recorder
@@ -161,10 +174,12 @@ class Locator:
         if earlier is None:
             return findings
         origin, cause = self._namer.name(earlier.found, earlier.events, earlier.made)
-        if earlier.found.event is not None and earlier.found.event.op in CASTS:
+        assert findings.origin is not None
+        was = findings.origin
+        if was.phase == "params":
+            origin = replace(origin, phase="params", param=was.param, module=was.module, module_type=was.module_type)
+        elif earlier.found.event is not None and earlier.found.event.op in CASTS:
             # A number that does not fit into the type of the batch is the data's fault, not the cast's.
-            assert findings.origin is not None
-            was = findings.origin
             origin = replace(origin, phase="data", param=was.param, batch_features=was.batch_features)
         chain = (*earlier.found.path, *findings.chain)
         said = "the value was made before the model was called; the bundle's replay starts from the batch as it was"

@@ -33,8 +33,9 @@ class Earlier:
 def look_back(found: Found, made: Plan, probes: Probes, namer: Namer) -> Earlier | None:
     """The origin behind a bad leaf; None where no recorded call made it, or made it finite this time."""
     earlier: Earlier | None = None
+    wanted = None if found.leaf is None else found.leaf.kind
     for _ in range(_MAX_LOOKS):
-        maker = None if found.leaf is None else _maker(found, made)
+        maker = None if found.leaf is None else _maker(found, made, probes)
         if maker is None:
             break
         try:
@@ -48,7 +49,7 @@ def look_back(found: Found, made: Plan, probes: Probes, namer: Namer) -> Earlier
             break
         leaves = Leaves(namer.state(), evidence.named_data(made, namer.ids()), made.stand_ins)
         found = find_origin(tracer.events, [root], leaves)
-        if _is_written(found):
+        if _is_written(found) or (wanted == "params" and found.leaf is not None):
             break  # a NaN that the program has put there by hand is data, wherever it has put it
         event = found.event or (found.leaf.consumer if found.leaf is not None else root)
         step = tracer.step_of(event)
@@ -63,7 +64,9 @@ def _is_written(found: Found) -> bool:
     return found.event.nonfinite_scalar or found.event.op in CONSTANTS
 
 
-def _maker(found: Found, made: Plan) -> tuple[int, Path] | None:
+def _maker(found: Found, made: Plan, probes: Probes) -> tuple[int, Path] | None:
     assert found.leaf is not None
+    if found.leaf.kind == "params":  # set by the program itself, between two steps
+        return probes.recorder.find(found.leaf.tensor)
     tokens = (t for c in made.calls for t in tokens_in((c.args, c.kwargs)) if isinstance(t, Leaf))
     return next((t.maker for t in tokens if t.tensor is found.leaf.tensor and t.maker is not None), None)

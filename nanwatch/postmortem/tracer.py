@@ -207,7 +207,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             unwritten=op in _UNWRITTEN,
             pointwise=torch.Tag.pointwise in func.tags,
             node=None if node is None else node._sequence_nr(),
-            own_function=bool(own) and isinstance(node, torch.autograd.function.BackwardCFunction),
+            own_function=bool(own)
+            and isinstance(node, torch.autograd.function.BackwardCFunction)
+            and not type(node).__module__.startswith("torch."),
         )
         if value != "finite":
             worst = outputs[states.index(value)]

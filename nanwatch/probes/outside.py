@@ -174,9 +174,12 @@ class OutsideRecorder(TorchFunctionMode):
     def _before(self, func: Callable[..., Any], kind: int, args: Any, kwargs: Any) -> Call | None:
         described, named = self._recorder.describe(args), self._recorder.describe(kwargs)
         if kind == _IN_PLACE and described and isinstance(described[0], Leaf):
-            if not (torch.is_grad_enabled() or self._updates):
+            if id(args[0]) in self._parameter_ids():
+                pass  # a weight that the program sets by hand: what it is set to matters
+            elif torch.is_grad_enabled() or self._updates:
+                self._recorder.keep_copy(described[0])
+            else:
                 return None  # an average of the weights, a checkpoint being loaded: no part of a step
-            self._recorder.keep_copy(described[0])
         self._notice_parameters(args)
         return Call(
             index=self._recorder.new_index(),

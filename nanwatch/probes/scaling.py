@@ -69,8 +69,10 @@ class ScalingProbe:
         return result
 
     def _remember(self, scaler: Any, outputs: Any, result: Any) -> None:
+        if result is outputs:
+            return  # switched off
         self._scaler = weakref.ref(scaler)
-        if isinstance(outputs, torch.Tensor) and result is not outputs:
+        if isinstance(outputs, torch.Tensor):
             self._scaled[id(result)] = (weakref.ref(result), outputs)
 
     def _maybe_step(

@@ -111,6 +111,10 @@ class Tripwire:
             loss = value_of(backward.tensors)
             if not math.isfinite(loss):
                 self._onset.seen(self._trip_for(loss_seen(loss), backward, loss))
+        if self._stale:
+            # What clipping or a scaler has done to them since is not this backward's doing.
+            now = {k: self._watched.parameters[k].grad for k in self._stale if k < len(self._watched.parameters)}
+            self._stale = {k: (id(g), version(g)) for k, g in now.items() if g is not None}
         self.in_backward = True
 
     def backward_raised(self, call: BackwardCall, error: BaseException) -> None:
@@ -137,6 +141,8 @@ class Tripwire:
         backward = BackwardCall(tuple(self._unscaled(r) for r in call.tensors), call.seeds, call.gradients)
         if not self._recorder.current.calls:
             self._on_unrecorded()
+            # A second loss without a forward of its own: from now on its code is recorded as well.
+            self._updates.spoils |= self._updates.has_new_gradients()
         gradients = self._gradients(call)
         count_zeros = self._recorder.step % ZEROS_EVERY == 0
         with without_users_modes():
@@ -284,7 +290,7 @@ class Tripwire:
 
     def before_step(self, optimizer: Optimizer) -> None:
         if not self.in_backward:
-            self._check_gradients_set_by_hand()
+            self._check_gradients_set_by_hand(optimizer)
         # A bad loss is one rank's alone, gradients are the same on all: what only one knows must not part them.
         poisoned = self._step.bad_grads or (self._step.bad_loss and not _several_ranks())
         if self.policy == "skip" and poisoned:
@@ -303,6 +309,7 @@ class Tripwire:
             if advanced:
                 self._advanced_in_backward = optimizer
             return
+        self._updates.look_for_hands(optimizer)
         self._check_parameters(optimizer)
         if advanced:
             self._complete(optimizer)
@@ -320,10 +327,10 @@ class Tripwire:
     def scaler_skipped(self) -> None:
         self._step.scaler_skipped = True
 
-    def _check_gradients_set_by_hand(self) -> None:
+    def _check_gradients_set_by_hand(self, optimizer: Optimizer) -> None:
         """Gradients that no backward of ours has made: the program's own code may have spoilt them."""
         by_torch = self._scaling.clip is not None or self._scaling.in_use
-        gradients = self._updates.gradients_by_hand(by_torch=by_torch)
+        gradients = self._updates.gradients_by_hand(optimizer, by_torch=by_torch)
         if not gradients or self._onset.open:
             return
         with without_users_modes():
@@ -352,6 +359,12 @@ class Tripwire:
             return
         step.bad_params = True
         seen = Seen("parameter", value, tuple(bad)[:20], len(bad))
+        spoilt = self._updates.spoilt_gradients(bad)
+        if spoilt and any(self._recorder.find(g) is not None for g in spoilt):
+            # Put there inside of the step itself, by a callback that runs in its closure.
+            trip = self._trip_for(replace(seen, where="grad"), BackwardCall(spoilt, ()), UNKNOWN)
+            self._onset.seen(replace(trip, by_hand=True, after_backward=True))
+            return
         self._onset.seen(
             Trip("nonfinite", self._recorder.step, max(0, step.micro_steps - 1), seen, None, optimizer=optimizer,
                  stack=user_stack(sys._getframe(1)))

@@ -6,6 +6,8 @@ clipping), and the step itself may make a parameter non-finite.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch.optim.optimizer import Optimizer
 
@@ -35,25 +37,39 @@ class UpdateCheck:
 
     def measured(self) -> None:
         """The gradients as they are now have been looked at."""
-        self._measured = self._now()
+        self._measured = _versions(self._watched.parameters, all_of_them=True)
 
-    def gradients_by_hand(self, *, by_torch: bool) -> list[torch.Tensor | None]:
-        """All gradients, where the program has replaced or changed those that were measured; else nothing.
+    def has_new_gradients(self) -> bool:
+        """Whether the backward that has just ended has given a watched parameter a gradient."""
+        now = _versions(self._watched.parameters)
+        return any(self._measured.get(key) != v for key, v in now.items())
+
+    def gradients_by_hand(self, optimizer: Optimizer, *, by_torch: bool) -> list[torch.Tensor | None]:
+        """An optimizer's gradients, where the program has replaced or changed those that were measured; else nothing.
 
         `by_torch`: clipping or GradScaler has changed them in this step, which is no reason to look again.
         """
-        now = self._now()
+        mine = {id(p) for g in optimizer.param_groups for p in g["params"]}
+        now = _versions([p for p in self._watched.parameters if id(p) in mine])
         replaced = not now.keys() <= self._measured.keys()
         changed = not by_torch and any(self._measured.get(key) != v for key, v in now.items())
-        self.spoils |= changed and not replaced
+        self.spoils |= changed or replaced
         if not (replaced or changed):
             return []
-        self._measured = now
-        return [p.grad for p in self._watched.parameters]
+        self._measured |= now
+        return [p.grad if id(p) in mine else None for p in self._watched.parameters]
 
-    def _now(self) -> dict[int, int]:
-        gradients = [p.grad for p in self._watched.parameters[:LOOKS_AT]]
-        return {id(g): version(g) for g in gradients if g is not None}
+    def look_for_hands(self, optimizer: Optimizer) -> None:
+        """Whether gradients were replaced inside of the step (in its closure): then what does so is recorded."""
+        mine = {id(p) for g in optimizer.param_groups for p in g["params"]}
+        now = _versions([p for p in self._watched.parameters if id(p) in mine])
+        self.spoils |= not now.keys() <= self._measured.keys()
+
+    @staticmethod
+    def spoilt_gradients(parameters: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """The gradients of these parameters that are not finite."""
+        gradients = [p.grad for p in parameters.values() if p.grad is not None]
+        return tuple(gradients[i] for i in which_nonfinite(gradients))
 
     def newly_bad(self, optimizer: Optimizer) -> dict[str, torch.Tensor]:
         """The watched parameters of an optimizer that were finite and are not any more. Cost: one read."""
@@ -65,3 +81,8 @@ class UpdateCheck:
             return {}
         names = {id(p): name for name, p in self._watched.named_parameters()}
         return {names[id(p)]: p for p in bad}
+
+
+def _versions(parameters: Sequence[torch.nn.Parameter], *, all_of_them: bool = False) -> dict[int, int]:
+    looked_at = parameters if all_of_them else parameters[:LOOKS_AT]
+    return {id(p.grad): version(p.grad) for p in looked_at if p.grad is not None}

@@ -36,6 +36,10 @@ _FIX_SCALER = (
 )
 
 
+DEFAULT_SCALE = 65536.0
+"""What GradScaler starts with."""
+
+
 class NonFinite(Rule):
     """A NaN or an infinity in the loss, the gradients or the parameters.
 
@@ -47,8 +51,8 @@ class NonFinite(Rule):
     fires, rules that compare numbers are silent. It knows no warm-up.
 
     Known problems: GradScaler looks for its scale by overflowing on purpose, so a step that it skipped counts only from
-    `max_scaler_skips` in a row, or when the scale falls below `min_loss_scale`; this is then a warning of its own. A
-    loss that is NaN counts always: no scale makes one.
+    `max_scaler_skips` in a row (at a scale of 65536, where it starts by itself, or less), or when the scale falls below
+    `min_loss_scale`; this is then a warning of its own. A loss that is NaN counts always: no scale makes one.
 
     Options: `max_scaler_skips`, `min_loss_scale`.
 
@@ -97,9 +101,11 @@ class _NonFiniteJudge:
             self._last_bad_step[rank] = moment.step
         else:
             self._bad.discard(rank)
-        self._skips[rank] = self._skips.get(rank, 0) + 1 if moment.scaler_overflow else 0
         if "loss_scale" in moment.values:
             self._scales[rank] = moment.values["loss_scale"]
+        # From a start far above GradScaler's own the scale is only on its way down.
+        counts = moment.scaler_overflow and not self._scales.get(rank, 0.0) > DEFAULT_SCALE
+        self._skips[rank] = self._skips.get(rank, 0) + 1 if counts else 0
         skips, scale = max(self._skips.values()), min(self._scales.values(), default=math.nan)
         stuck = skips > self._rule.max_scaler_skips or scale < self._rule.min_loss_scale
         # Other ranks may be finite at the same step: it is over only when all are.

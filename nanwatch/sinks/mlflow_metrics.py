@@ -142,8 +142,8 @@ class StepMetrics:
         norm = math.nan if r.bad_grads else global_grad_norm(r.stats_KS)
         return np.array(
             [
-                loss, loss, norm, norm, r.grad_norm_clipped, r.lr, r.loss_scale, self._skipped_by_scaler(r), r.step_time_s,
-                r.overhead, self.bad_steps, self.firing, self._dropped,
+                loss, loss, norm, norm, r.grad_norm_clipped, r.lr, r.loss_scale, self._skipped_by_scaler(r),
+                r.step_time_s, r.overhead, self.bad_steps, self.firing, self._dropped,
             ]
         )  # fmt: skip
 

@@ -56,6 +56,11 @@ class IncidentRoad:
             self._tell_skipped(trip)
             return
         incident = None
+        if trip.again:
+            # The limit of bundles, and the error that the user asked for, have been told of at the first time.
+            if self._may_examine(trip):
+                self._examine(trip)
+            return
         if self._may_examine(trip):
             incident = self._examine(trip)
         else:
@@ -111,7 +116,7 @@ class IncidentRoad:
                 raise
             return None
         if incident is None:
-            if trip.kind == "nonfinite" and self._examiner.ranks.several:
+            if trip.kind == "nonfinite" and not trip.again and self._examiner.ranks.several:
                 self.note("told_by_another_rank", f"step {trip.step}: {', '.join(trip.seen.names[:3])}")
                 if self._examiner.ranks.place[0] == 0:
                     say(elsewhere_line(trip.step + self._settings.start_step, str(self._folder / "incidents")))
