@@ -35,7 +35,11 @@ def name_step_cause(origin: Origin, event: Event | None, events: list[Event], st
     """The cause of a value made by the optimizer's own step."""
     if event is None:
         ruling = judge_step(None, step)
-        return unknown("the optimizer made the parameter non-finite") if ruling is None else worded(ruling, origin)
+        return (
+            unknown("the parameter was finite before the step and is not after it")
+            if ruling is None
+            else worded(ruling, origin)
+        )
     found = Found(event, None, (event,), frozenset({event.index}))
     case = _case(origin, event, found, events, lambda tensor: ("constant", ""))
     return worded(judge_step(case, step) or _unrecognised(case), origin)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from nanwatch.postmortem import evidence
-from nanwatch.postmortem.cause import name_cause
+from nanwatch.postmortem.cause import name_cause, unknown
 from nanwatch.postmortem.causes_leaf import Past, data_cause, parameter_cause
 from nanwatch.postmortem.provenance import Found, LeafOrigin, Leaves
 from nanwatch.postmortem.replay import Plan
@@ -93,6 +93,11 @@ class Namer:
             origin, value=value, module=module, module_type=self.type_of(module), param=leaf.name or None,
             batch_rows=rows, batch_features=columns, inputs=(summary,),
         )  # fmt: skip
+        if phase == "data" and leaf.tensor.grad_fn is not None:
+            # It has a graph, so operations made it: those of code that no recorder sees into.
+            node = leaf.tensor.grad_fn.name()
+            why = f"{leaf.name} was made by code that is not recorded (TorchScript, an extension), last by {node}"
+            return replace(origin, phase="loss", op=None, module=None, module_type=None), unknown(why)
         if phase == "data":
             return origin, data_cause(origin, leaf, made)
         known = self._at_attach.get(leaf.name)

@@ -109,7 +109,9 @@ def _findings(
 
 def _failed(trip: Trip, namer: Namer, state: dict[str, Any], scope: tuple[str, ...], error: str) -> Findings:
     verdict = Replay("failed", 1, bitwise=False, seconds=0.0, error=error)
-    cause = unknown("the optimizer made the parameter non-finite")
+    cause = unknown(
+        "the parameter went bad in the optimizer's step, or in what ran inside of it; it could not run again"
+    )
     return Findings(verdict, _origin(trip, namer, None), cause, optimizer_state=state, scope=scope)
 
 

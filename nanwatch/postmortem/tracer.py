@@ -209,7 +209,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             node=None if node is None else node._sequence_nr(),
             own_function=bool(own)
             and isinstance(node, torch.autograd.function.BackwardCFunction)
-            and not type(node).__module__.startswith("torch."),
+            and not _is_torchs(node),
         )
         if value != "finite":
             worst = outputs[states.index(value)]
@@ -348,6 +348,11 @@ def _written(func: Any, args: Any, kwargs: Any) -> torch.Tensor | None:
                 value = value[0] if value else None
             return value if isinstance(value, torch.Tensor) else None
     return None
+
+
+def _is_torchs(node: Any) -> bool:
+    """Whether an autograd.Function is one of torch's own, such as that of a module's backward hooks."""
+    return str(getattr(getattr(type(node), "_forward_cls", None), "__module__", "")).startswith("torch.")
 
 
 def _running_statistics(op: str, args: Any) -> list[torch.Tensor]:
