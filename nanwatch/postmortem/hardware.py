@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,12 @@ def describe_hardware(*, ask_devices: bool, edac: Path = EDAC, program: str = "n
         "memory": [_controller(folder) for folder in sorted(edac.glob("mc[0-9]*"))],
         "devices": _devices(program) if ask_devices else None,
     }
+
+
+def counted_errors(hardware: Mapping[str, Any]) -> int:
+    """Memory errors, corrected or not, of the host and its devices together; what cannot be read counts as none."""
+    counters = [*hardware["memory"], *(hardware["devices"] or ())]
+    return sum((c["corrected"] or 0) + (c["uncorrected"] or 0) for c in counters)
 
 
 def _controller(folder: Path) -> dict[str, Any]:

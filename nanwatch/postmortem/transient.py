@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from nanwatch.postmortem.findings import Findings
+from nanwatch.postmortem.hardware import counted_errors, describe_hardware
 from nanwatch.postmortem.replay import Outcome
 from nanwatch.postmortem.tensors import state_of
 from nanwatch.records import Cause
@@ -24,9 +25,12 @@ def transient_cause(findings: Findings) -> Cause:
     """The cause of a fault that two replays did not show."""
     error = findings.verdict.error
     why = (WHY,) if error is None else (WHY, error)
-    if findings.repeats_on_cpu:
+    errors = counted_errors(describe_hardware(ask_devices=True)) if findings.repeats_on_cpu else 0
+    if errors:
+        # Without a count of errors a counter of the program's own looks just the same.
         more = "two replays on the CPU agree with each other bit for bit, and both are finite"
-        return Cause("hardware_fault", "possible", (*why, more), FIX)
+        counted = f"the hardware has counted {errors} memory error(s) since it was started"
+        return Cause("hardware_fault", "possible", (*why, more, counted), FIX)
     return Cause("unknown", "possible", why, FIX)
 
 

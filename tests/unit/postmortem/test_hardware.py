@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nanwatch.postmortem.hardware import describe_hardware
+from nanwatch.postmortem.hardware import counted_errors, describe_hardware
 
 
 def test_counters_of_the_hosts_memory(tmp_path):
@@ -47,3 +47,10 @@ def test_nobody_is_asked_without_need(tmp_path):
     smi = program(tmp_path, f"touch {tmp_path}/asked; echo 0, 0, 0, 40")
     describe_hardware(ask_devices=False, edac=tmp_path, program=smi)
     assert not (tmp_path / "asked").exists()
+
+
+def test_errors_are_counted_over_host_and_devices():
+    memory = [{"controller": "mc0", "corrected": 2, "uncorrected": None}]
+    devices = [{"index": 0, "corrected": None, "uncorrected": 1, "temperature_c": 50}]
+    assert counted_errors({"memory": memory, "devices": devices}) == 3
+    assert counted_errors({"memory": [], "devices": None}) == 0
