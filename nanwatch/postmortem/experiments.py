@@ -121,7 +121,7 @@ class _Laboratory:
             return
         run = self._run(Variation())
         if run.varied is None:
-            self._scope.append(f"the step could not be run once more: {run.why}")
+            self._cannot("once more", run.why)
             return
         differing = _differing(first, run.varied.outcome, self._watched.names)
         says = "the same bits" if differing is None else f"{differing}: the step does not repeat bit for bit"
@@ -144,7 +144,7 @@ class _Laboratory:
 
     def _say_precision(self, name: str, run: _Run, *, finite: str) -> None:
         if run.bad is None:
-            self._scope.append(f"the step could not be run in {name}: {run.why}")
+            self._cannot(f"in {name}", run.why)
         elif not run.bad:
             self._say(name, finite=True, says=finite)
         else:
@@ -180,7 +180,7 @@ class _Laboratory:
             alone, without = self._with_rows(known), self._with_rows(rest)
             if without.bad is None:
                 # That one row ran does not count then: what could not be cut may have been broadcast to it.
-                self._scope.append(f"the step could not be run on a part of its batch: {without.why}")
+                self._cannot("on a part of its batch", without.why)
             else:
                 self._say(ROWS, finite=without.bad is False, says=_said_of_known(known, alone, without))
         elif not known:
@@ -205,7 +205,7 @@ class _Laboratory:
         if stopped or found is None or found.rest_fails is None:
             why = next((r.why for r in tried if r.bad is None), "")
             if why:
-                self._scope.append(f"the step could not be run on a part of its batch: {why}")
+                self._cannot("on a part of its batch", why)
             return
         if len(found.rows) > MOST_ROWS:
             return
@@ -279,6 +279,11 @@ class _Laboratory:
             return False
         pairs = zip(first.gradients, outcome.gradients, strict=True)
         return any(a is not None and b is None for a, b in pairs)
+
+    def _cannot(self, how: str, why: str) -> None:
+        """Said unless the replay itself broke off: then it is no wonder, and said already."""
+        if self._findings.outcome is not None:
+            self._scope.append(f"the step could not be run {how}: {why}")
 
     def _say(self, name: str, *, finite: bool, says: str) -> None:
         self._experiments.append(Experiment(name, finite, says))

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from nanwatch.postmortem.bounds import Bounds
 from nanwatch.postmortem.collectives import alone
 from nanwatch.postmortem.compiler import eagerly
 from nanwatch.postmortem.in_type import InType
 from nanwatch.postmortem.replay import Outcome, Plan, modules_of, run
-from nanwatch.probes.flight_recorder import Ambient, Call, Leaf, MappingToken, Ref, TupleToken
+from nanwatch.probes.flight_recorder import Ambient, Call, Leaf, MappingToken, Ref, TupleToken, refs_of, tokens_in
 
 _MADE_TO_SIZE = {"arange", "zeros", "ones", "full", "empty", "eye", "rand", "randn", "randint", "randperm", "view",
                  "reshape", "expand", "repeat", "tile", "broadcast_to", "unflatten", "new_zeros", "new_ones",
@@ -92,6 +93,8 @@ class _StandIns:
         self._variation = variation
         self._by_id: dict[int, torch.Tensor] = {}
         self._kept: list[torch.Tensor] = []
+        self._cut_calls: set[int] = set()
+        """Calls whose results have the kept rows only, as far as is known: the rest is seen while they run."""
         self._in_type = None if variation.dtype is None else InType(variation.dtype)
 
     def of_parameter(self, parameter: torch.Tensor) -> nn.Parameter:
@@ -118,9 +121,13 @@ class _StandIns:
             self._remember(tensor, made)
         return made
 
+    def _is_batch(self, tensor: torch.Tensor) -> bool:
+        sized = tensor.dim() > 0 and tensor.shape[0] == self._made.batch_size
+        return self._variation.rows is not None and sized and id(tensor) not in self._state
+
     def _cut(self, tensor: torch.Tensor) -> torch.Tensor:
         rows, size = self._variation.rows, self._made.batch_size
-        if rows is None or id(tensor) in self._state or tensor.dim() == 0 or tensor.shape[0] != size:
+        if rows is None or not self._is_batch(tensor):
             return tensor
         index = torch.tensor(rows, device=tensor.device)
         cut = tensor.index_select(0, index)
@@ -149,7 +156,29 @@ class _StandIns:
         number = self._number if self._variation.sizes_follow and name in _MADE_TO_SIZE else _same
         described = (call.args, call.kwargs)
         args, kwargs = self._described(described, number, lists=call.is_entry)
-        return replace(call, args=args, kwargs=kwargs, ambient=ambient)
+        function = call.function
+        if self._variation.rows is not None:
+            starts_from = [t.tensor if isinstance(t, Leaf) else t.held for t in tokens_in(described)]
+            if call.is_entry or any(t is not None and self._is_batch(t) for t in starts_from):
+                self._cut_calls.add(call.index)
+            elif function is not None and starts_from:
+                function = self._cutting(call, function)
+        return replace(call, function=function, args=args, kwargs=kwargs, ambient=ambient)
+
+    def _cutting(self, call: Call, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that takes the batch out of something larger (`targets[24:32]`) gives the kept rows of it."""
+        reads = set(refs_of(call))
+
+        def run_and_cut(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            batch = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor) and self._is_batch(t)]
+            if reads & self._cut_calls or (batch and not call.mutates):
+                self._cut_calls.add(call.index)
+            if reads & self._cut_calls or call.mutates or not batch:
+                return result
+            return tree_map(lambda v: self._cut(v) if isinstance(v, torch.Tensor) else v, result)
+
+        return run_and_cut
 
     def _number(self, number: int) -> int:
         rows = self._variation.rows

@@ -260,6 +260,17 @@ def test_numbers_of_the_recorded_loss_follow_the_rows(tmp_path):
     assert incident.origin.batch_rows == (2,)
 
 
+def test_targets_that_the_loss_takes_out_of_a_table_are_cut_as_well(tmp_path):
+    table = torch.ones(5 * ROWS, 4) * torch.arange(4)
+
+    def loss(out, x):
+        centred = table - table.mean()
+        return F.mse_loss(out * (x.mean(0) ** 2), centred[ROWS : 2 * ROWS].float() * 2)
+
+    incident = incident_of(Then(lambda h, x: h), tmp_path, with_row(2, 1e30), loss=loss)
+    assert said(incident)["rows"] == (True, "row 2 fails alone; without it the step is finite")
+
+
 def test_a_batch_that_cannot_be_cut(tmp_path):
     net = Then(lambda h, x: h.reshape(ROWS, 4) * (x.mean(0) ** 2))
     incident = incident_of(net, tmp_path, with_row(2, 1e30))
