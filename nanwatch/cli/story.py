@@ -48,7 +48,7 @@ def _rows(incident: Incident, bundle: Path) -> Iterator[tuple[str, str, str]]:
     if replay.error:
         yield "", replay.error, "yellow"
     for experiment in replay.experiments:
-        outcome = "finite" if experiment.finite else "still not finite"
+        outcome = experiment.outcome
         yield "", f"{experiment.name}: {outcome}; {experiment.says}", ""
     for limit in incident.scope:
         yield "limits", limit, "yellow"

@@ -242,7 +242,7 @@ class _Laboratory:
         often = f", in {grew.times} operations there" if grew.times > 1 else ""
         kind = f": {grew.kind}" if grew.kind else ""
         says = f"largest {what} grew from {grew.from_value:.3g} to {grew.to_value:.3g} at {at.op}{place}{often}{kind}"
-        self._say(MAGNITUDE, finite=False, says=says)
+        self._say(MAGNITUDE, finite=None, says=says)
 
     # --- one run ---
 
@@ -285,7 +285,7 @@ class _Laboratory:
         if self._findings.outcome is not None:
             self._scope.append(f"the step could not be run {how}: {why}")
 
-    def _say(self, name: str, *, finite: bool, says: str) -> None:
+    def _say(self, name: str, *, finite: bool | None, says: str) -> None:
         self._experiments.append(Experiment(name, finite, says))
 
 

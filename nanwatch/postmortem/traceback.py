@@ -112,7 +112,7 @@ def _link(link: Link) -> str:
 
 def _experiments(incident: Incident) -> Iterator[str]:
     for one in incident.replay.experiments:
-        yield f"{'finite' if one.finite else 'still not finite':17s} {one.name}: {one.says}"
+        yield f"{one.outcome:17s} {one.name}: {one.says}"
 
 
 def _titled(title: str, lines: Iterable[str]) -> list[str]:

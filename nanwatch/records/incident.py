@@ -101,8 +101,14 @@ class Experiment:
     """The step run again with one thing changed."""
 
     name: str
-    finite: bool
+    finite: bool | None
+    """Whether what was bad is finite then; None where nothing was run, only measured."""
     says: str
+
+    @property
+    def outcome(self) -> str:
+        """In words for the reader."""
+        return "measured" if self.finite is None else "finite" if self.finite else "still not finite"
 
 
 @dataclass(frozen=True)

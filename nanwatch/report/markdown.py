@@ -42,7 +42,7 @@ def _lines(incident: Incident) -> Iterator[str]:
     if incident.replay.experiments:
         yield from ("## Experiments", "")
         for one in incident.replay.experiments:
-            yield f"- {_plain(one.name)}: {'finite' if one.finite else 'still not finite'}; {_plain(one.says)}"
+            yield f"- {_plain(one.name)}: {one.outcome}; {_plain(one.says)}"
         yield ""
     if incident.path:
         yield from ("## From the origin to the loss", "")

@@ -71,6 +71,7 @@ def global_settings():
     rng, dtype = torch.get_rng_state(), torch.get_default_dtype()
     deterministic = torch.are_deterministic_algorithms_enabled()
     validates = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(True)  # torch.compile switches it off for the process
 
     def restore():
         torch.set_rng_state(rng)

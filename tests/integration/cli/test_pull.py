@@ -96,7 +96,7 @@ def test_a_bundle_comes_back_whole_and_a_second_pull_leaves_it_alone(upload, pul
     shown = subprocess.run(
         [sys.executable, "-m", "nanwatch", "show", str(got.parent.parent)], capture_output=True, text=True, timeout=60
     )
-    assert "NaN in the loss at step 1" in shown.stdout
+    assert "The loss became NaN at step 1" in shown.stdout
 
 
 def test_broken_and_half_uploaded_bundles_are_findings_and_are_not_kept(upload, pull, tmp_path):
