@@ -112,8 +112,7 @@ def _load_state(bundle: Bundle, models: WatchedModels) -> None:
 
 def _origin(events: list[Event], roots: list[Event], plan: Plan, state: Mapping[str, torch.Tensor]) -> Event:
     ids = {id(t): name for name, t in state.items()}
-    found = find_origin(events, roots, Leaves(state, named_data(plan, ids), plan.stand_ins))
-    return found.event or (found.leaf.consumer if found.leaf is not None else roots[0])
+    return find_origin(events, roots, Leaves(state, named_data(plan, ids), plan.stand_ins)).at
 
 
 def _compare(incident: Incident, event: Event | None, loss: float) -> Again:
@@ -123,7 +122,7 @@ def _compare(incident: Incident, event: Event | None, loss: float) -> Again:
         verdict: Verdict = "not_reproduced" if differences else "reproduced"
         return Again(verdict, None, None, None, None, loss, differences)
     located = event.located
-    op = event.op if event.own_code else located.op
+    op = located.op
     place = frames(located.stack)
     top = place[0] if place else None
     told: list[str] = []

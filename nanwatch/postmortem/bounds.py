@@ -10,7 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nanwatch.postmortem.budget import why_no_room
+from nanwatch.postmortem.collectives import is_for_dtensor
 from nanwatch.postmortem.device_asserts import why_device_asserts
+from nanwatch.probes.shadow import size_bytes
 
 _LOOK_AGAIN_BYTES = 64 * 1024 * 1024
 
@@ -48,7 +50,7 @@ class Bounds(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._look(extra_bytes)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if any(t.__name__ == "DTensor" for t in types):
+        if is_for_dtensor(types):
             return NotImplemented
         kwargs = kwargs or {}
         if self.left_s <= 0:
@@ -58,9 +60,7 @@ class Bounds(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.refused is not None:
             raise self.refused
         result = func(*args, **kwargs)
-        self._made_bytes += sum(
-            t.numel() * t.element_size() for t in tree_leaves(result) if isinstance(t, torch.Tensor)
-        )
+        self._made_bytes += sum(size_bytes(t) for t in tree_leaves(result) if isinstance(t, torch.Tensor))
         if self._made_bytes > _LOOK_AGAIN_BYTES:
             self._made_bytes = 0
             self._look(0)

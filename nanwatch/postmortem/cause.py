@@ -53,7 +53,7 @@ def _case(
     origin: Origin, event: Event, found: Found, events: list[Event],
     leaf_name: Callable[[torch.Tensor], tuple[str, str]],
 ) -> Case:  # fmt: skip
-    op = event.op if event.own_code else event.located.op
+    op = event.located.op
     return Case(origin.phase, short(op), event, found, events, leaf_name)
 
 

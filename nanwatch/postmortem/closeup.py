@@ -14,6 +14,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from nanwatch.postmortem.op_families import SOFTMAXES, short
+from nanwatch.postmortem.tensors import bad_elements
 
 _NARROW = (torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
 """Types whose range is far smaller than float32's."""
@@ -76,7 +77,7 @@ def look(
     `gradients` are those operands that came in from another node of the backward graph.
     """
     try:
-        bad = _bad_elements(worst)
+        bad = bad_elements(worst)
         numbers = _numbers(func, args, kwargs)
         numbers.update({f"result{i}": float(o) for i, o in enumerate(outputs) if o.dim() == 0 and o is not worst})
         at_bad = _operands_at(func, operands, bad, kwargs.get("dim", args[1] if len(args) > 1 else None))
@@ -116,12 +117,6 @@ def _union(spans: Sequence[Span]) -> Span | None:
     if not spans:
         return None
     return Span(min(s.low for s in spans), max(s.high for s in spans), min(s.least for s in spans))
-
-
-def _bad_elements(tensor: torch.Tensor) -> torch.Tensor:
-    """NaN where there are any, else infinities: beside a NaN an infinity may be meant."""
-    nan = torch.isnan(tensor)
-    return nan if bool(nan.any()) else torch.isinf(tensor)
 
 
 def _numbers(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, float]:

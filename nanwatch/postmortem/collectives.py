@@ -41,7 +41,7 @@ class Alone(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.refused: NeedsOthersError | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if any(t.__name__ == "DTensor" for t in types):
+        if is_for_dtensor(types):
             return NotImplemented  # its own code comes next, and what that sends comes here again
         if is_collective(func):
             sent = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
@@ -66,6 +66,11 @@ def alone() -> Iterator[None]:
         raise
     if mode.refused is not None:
         raise mode.refused
+
+
+def is_for_dtensor(types: Any) -> bool:
+    """Whether an operation is DTensor's to take apart: a mode returns NotImplemented, and sees the parts."""
+    return any(t.__name__ == "DTensor" for t in types)
 
 
 def is_collective(func: Any) -> bool:

@@ -6,13 +6,12 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-
-from nanwatch.postmortem.hardware import describe_hardware
 
 SCHEMA = "nanwatch.environment/1"
 _VARIABLES = ("CUDA_", "NCCL_", "TORCH_", "PYTORCH_", "OMP_", "MKL_", "SLURM_JOB_", "CUBLAS_", "TORCHELASTIC_")
@@ -21,10 +20,10 @@ _SECRET = re.compile(r"(?i)(token|secret|password|passwd|api_?key|credential|aut
 _USER_INFO = re.compile(r"(\w+://)[^/\s@]*@")
 
 
-def describe_environment(*, ask_devices: bool = False) -> dict[str, Any]:
+def describe_environment(hardware: Mapping[str, Any]) -> dict[str, Any]:
     """Versions, device, precision flags, threads, git commit, scrubbed argv, allow-listed environment, error counters.
 
-    ask_devices:  have nvidia-smi tell the devices' counters and temperature, which takes up to 5 seconds.
+    hardware:  the counters, as `describe_hardware` gives them.
     """
     cuda = torch.cuda.is_available()
     return {
@@ -48,7 +47,7 @@ def describe_environment(*, ask_devices: bool = False) -> dict[str, Any]:
             "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
             "flush_denormal": bool(torch.tensor(1e-310, dtype=torch.float64).mul(1.0) == 0),
         },
-        "hardware": describe_hardware(ask_devices=ask_devices),
+        "hardware": dict(hardware),
         "git_commit": _git_commit(Path.cwd()),
         "argv": scrubbed(sys.argv),
         "environ": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_VARIABLES) and not _SECRET.search(k)},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from nanwatch.postmortem.environment import describe_environment
 from nanwatch.postmortem.experiments import applied, run_experiments
 from nanwatch.postmortem.findings import Findings
 from nanwatch.postmortem.graph import describe_graph, magnitudes
+from nanwatch.postmortem.hardware import describe_hardware
 from nanwatch.postmortem.live import BACKWARDS, LiveTrace
 from nanwatch.postmortem.live_origin import read_live
 from nanwatch.postmortem.locate import Locator
@@ -95,8 +96,9 @@ class Examiner:
                 return None
             findings.verdict = replace(verdict, seconds=round(time.perf_counter() - began, 3))
             findings = self._with_experiments(trip, findings)
-            incident = self._incident(trip, findings)
-            self._write(incident, findings)
+            hardware = describe_hardware(ask_devices=findings.verdict.verdict == "not_reproduced")
+            incident = self._incident(trip, findings, hardware)
+            self._write(incident, findings, hardware)
             if trip.again:
                 self._live.disarm()
             elif self._live.armed:
@@ -192,7 +194,7 @@ class Examiner:
 
     # --- the incident ---
 
-    def _incident(self, trip: Trip, f: Findings) -> Incident:
+    def _incident(self, trip: Trip, f: Findings, hardware: Mapping[str, Any]) -> Incident:
         step = trip.step if f.step is None else f.step
         identity = self._new_id(step)
         rank, world_size = self.ranks.place
@@ -209,7 +211,7 @@ class Examiner:
             seen=replace(trip.seen, backward=trip.loss_at is None),
             origin=f.origin,
             path=f.path,
-            cause=f.cause or _no_cause(trip, f),
+            cause=f.cause or _no_cause(trip, f, hardware),
             replay=f.verdict,
             amp={"scaler": trip.scaled, "scale": trip.scale if trip.scaled else None},
             mlflow={"run_id": self._mlflow_run_id(), "artifact_path": f"nanwatch/incidents/{identity}"},
@@ -219,7 +221,7 @@ class Examiner:
             sample_ids=() if f.made is None else self._sample_ids.of(f.made.calls, f.made.roots),
         )
 
-    def _write(self, incident: Incident, f: Findings) -> None:
+    def _write(self, incident: Incident, f: Findings, hardware: Mapping[str, Any]) -> None:
         writer = EvidenceWriter(self._incidents_dir, incident.id)
         try:
             ids = self._namer.ids()
@@ -236,8 +238,7 @@ class Examiner:
                 top.file if top else None, top.line if top else None, rows, data, made.batch_size, self._privacy
             )
             writer.json("preview.json", {**shown, "magnitudes": magnitudes(list(f.events))})
-            asked = incident.replay.verdict == "not_reproduced"
-            writer.json("environment.json", describe_environment(ask_devices=asked))
+            writer.json("environment.json", describe_environment(hardware))
             writer.json("program.json", encode_program(made, ids))
             evidence.write_batch(writer, made, ids, rows, incident.sample_ids, self._privacy)
             watched = self._probes.watched
@@ -269,9 +270,9 @@ def _may_be_own(trip: Trip, findings: Findings) -> bool:
     return findings.needs_others or trip.seen.where == "loss"
 
 
-def _no_cause(trip: Trip, findings: Findings) -> Cause:
+def _no_cause(trip: Trip, findings: Findings, hardware: Mapping[str, Any]) -> Cause:
     if trip.kind == "capture":
         return Cause("unknown", "possible", (f"nothing was wrong, this bundle was asked for: {trip.reason}",))
     if findings.verdict.verdict == "not_reproduced":
-        return transient_cause(findings)
+        return transient_cause(findings, hardware)
     return unknown(findings.verdict.error or "no operation could be named")

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from nanwatch.postmortem.tensors import summarize
+from nanwatch.postmortem.tensors import absmax
 from nanwatch.postmortem.tracer import Event, Source, storage_key
 
 _JOINS = {"cat", "stack", "hstack", "vstack", "concat"}
@@ -84,8 +84,7 @@ def _size(source: Source, events: Sequence[Event]) -> float:
         return events[source.event].absmax
     if source.leaf is None:
         return 0.0
-    s = summarize("", source.leaf)
-    return max((abs(v) for v in (s.min, s.max) if v is not None), default=0.0)
+    return absmax(source.leaf)
 
 
 def _kind(event: Event, events: Sequence[Event]) -> str | None:

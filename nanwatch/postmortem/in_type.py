@@ -14,6 +14,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_any, tree_leaves, tree_map
 
+from nanwatch.postmortem.collectives import is_for_dtensor
+
 _NARROW = (torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz,
            torch.float8_e5m2fnuz)  # fmt: skip
 _WIDER: dict[torch.dtype, dict[torch.dtype, torch.dtype]] = {
@@ -43,7 +45,7 @@ class InType(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if any(t.__name__ == "DTensor" for t in types):
+        if is_for_dtensor(types):
             return NotImplemented
         name = func._schema.name.partition("::")[2]
         if name in _DRAWN:

@@ -17,7 +17,7 @@ from torch.distributed import distributed_c10d
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nanwatch.postmortem.collectives import NeedsOthersError, is_collective
+from nanwatch.postmortem.collectives import NeedsOthersError, is_collective, is_for_dtensor
 from nanwatch.postmortem.exchange import Exchange
 
 MEETING_S = 5.0
@@ -37,7 +37,7 @@ class Together(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._meetings = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if any(t.__name__ == "DTensor" for t in types):
+        if is_for_dtensor(types):
             return NotImplemented
         if not is_collective(func):
             return func(*args, **(kwargs or {}))

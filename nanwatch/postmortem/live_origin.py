@@ -33,10 +33,9 @@ def read_live(trip: Trip, replayed: Findings, tracer: LiveTracer, watched: Watch
     if not _is_seen_whole(found, tracer.events):
         return replayed
     origin, cause = namer.name(found, tracer.events, made)
-    event = found.event or (found.leaf.consumer if found.leaf else None)
     return replace(
         replayed, origin=origin, cause=cause, path=path_of(found.path), made=made, events=tuple(tracer.events),
-        event=event, chain=found.path, calls=dict(tracer.calls), live=True,
+        event=found.at, chain=found.path, calls=dict(tracer.calls), live=True,
     )  # fmt: skip
 
 
@@ -52,8 +51,7 @@ def _roots(trip: Trip, tracer: LiveTracer, watched: WatchedModels) -> list[Event
     else:
         placed = watched.placed_buffers()
         bad = [placed[n][1] for n in trip.seen.names if n in placed]
-    makers = [m for t in bad if (m := tracer.maker_of(t)) is not None and m.value != "finite"]
-    return sorted({m.index: m for m in makers}.values(), key=lambda m: m.index)
+    return tracer.makers_of(bad)
 
 
 def _is_seen_whole(found: Found, events: Sequence[Event]) -> bool:

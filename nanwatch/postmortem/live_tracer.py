@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from nanwatch.postmortem.collectives import is_for_dtensor
 from nanwatch.postmortem.tracer import Tracer
 
 MAX_EVENTS = 50_000
@@ -45,7 +46,7 @@ class LiveTracer(Tracer):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if any(t.__name__ == "DTensor" for t in types):
+        if is_for_dtensor(types):
             return NotImplemented
         if self.ended or not isinstance(func, torch._ops.OpOverload):
             return func(*args, **kwargs)

@@ -161,9 +161,8 @@ class Locator:
         origin, cause = self._namer.name(found, tracer.events, made)
         if trip.by_hand and trip.after_backward and origin.phase == "loss":
             origin = replace(origin, phase="optimizer")  # the loss was fine, and so was what backward made of it
-        event = found.event or (found.leaf.consumer if found.leaf else None)
         findings = Findings(
-            verdict, origin, cause, path_of(found.path), made, events, event, found.path, tracer.calls, scope=scope,
+            verdict, origin, cause, path_of(found.path), made, events, found.at, found.path, tracer.calls, scope=scope,
             needs_others=stopped is not None,
         )  # fmt: skip
         return findings if found.leaf is None else self._looked_back(findings, found, made)
@@ -209,9 +208,7 @@ class Locator:
             if state_of(tensor) != "finite":
                 maker = tracer.maker_of(tensor)
                 return [] if maker is None else [maker]
-        makers = [tracer.maker_of(g) for g in outcome.gradients if g is not None and state_of(g) != "finite"]
-        known = {m.index: m for m in makers if m is not None and m.value != "finite"}
-        return [known[i] for i in sorted(known)]
+        return tracer.makers_of(g for g in outcome.gradients if g is not None and state_of(g) != "finite")
 
     def _makers_of_buffers(self, trip: Trip, made: Plan, tracer: Tracer) -> list[Event]:
         placed = self._probes.watched.placed_buffers()

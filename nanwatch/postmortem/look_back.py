@@ -15,7 +15,7 @@ from nanwatch.postmortem.replay import Plan, plan, run
 from nanwatch.postmortem.tensors import state_of
 from nanwatch.postmortem.tracer import Event, Tracer
 from nanwatch.probes.ensemble import Probes
-from nanwatch.probes.flight_recorder import Leaf, Path, Ref, tokens_in
+from nanwatch.probes.flight_recorder import Path, Ref, leaves_in
 
 _MAX_LOOKS = 4
 
@@ -51,8 +51,7 @@ def look_back(found: Found, made: Plan, probes: Probes, namer: Namer) -> Earlier
         found = find_origin(tracer.events, [root], leaves)
         if _is_written(found) or (wanted == "params" and found.leaf is not None):
             break  # a NaN that the program has put there by hand is data, wherever it has put it
-        event = found.event or (found.leaf.consumer if found.leaf is not None else root)
-        step = tracer.step_of(event)
+        step = tracer.step_of(found.at)
         earlier = Earlier(found, tuple(tracer.events), made, probes.recorder.step if step is None else step)
     return earlier
 
@@ -68,5 +67,5 @@ def _maker(found: Found, made: Plan, probes: Probes) -> tuple[int, Path] | None:
     assert found.leaf is not None
     if found.leaf.kind == "params":  # set by the program itself, between two steps
         return probes.recorder.find(found.leaf.tensor)
-    tokens = (t for c in made.calls for t in tokens_in((c.args, c.kwargs)) if isinstance(t, Leaf))
+    tokens = (t for c in made.calls for t in leaves_in(c))
     return next((t.maker for t in tokens if t.tensor is found.leaf.tensor and t.maker is not None), None)

@@ -25,7 +25,7 @@ from nanwatch.postmortem.tensors import (
 from nanwatch.postmortem.traceback import frames, source_line
 from nanwatch.postmortem.tracer import Event, storage_key
 from nanwatch.probes.ensemble import Probes
-from nanwatch.probes.flight_recorder import Leaf, Stack, tokens_in
+from nanwatch.probes.flight_recorder import Stack, leaves_in
 from nanwatch.records import Cause, Origin, PathNode, Phase, TensorSummary
 
 
@@ -69,7 +69,7 @@ class Namer:
         assert event is not None
         located = event.located
         phase: Phase = "backward" if event.backward else "loss" if located.module is None else "forward"
-        origin = self._origin(phase, event, located.op if not event.own_code else event.op)
+        origin = self._origin(phase, event, located.op)
         leaves = Leaves(self.state(), evidence.named_data(made, self.ids()), made.stand_ins)
         carried = _made_by_program(made)
 
@@ -143,7 +143,7 @@ class Namer:
 
 def _made_by_program(made: Plan) -> set[int | None]:
     """Storages of what the step started from and an earlier call had made: a state that is carried, targets."""
-    tokens = (t for c in made.calls for t in tokens_in((c.args, c.kwargs)) if isinstance(t, Leaf))
+    tokens = (t for c in made.calls for t in leaves_in(c))
     return {storage_key(t.tensor) for t in tokens if t.maker is not None}
 
 

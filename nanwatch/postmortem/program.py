@@ -62,9 +62,7 @@ def decode_program(
 
 def buffers_before(made: Plan, now: Mapping[str, tuple[Slot, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Every buffer as it was before the step: the copy where one was taken, else as it is."""
-    saved: dict[Slot, torch.Tensor] = {}
-    for copies in made.segments[-1].buffers if made.segments else ():
-        saved.update(copies.saved)
+    saved = made.buffers_before
     return {name: saved.get(slot, buffer).detach() for name, (slot, buffer) in now.items()}
 
 

@@ -46,6 +46,13 @@ class Found:
     reached: frozenset[int]
     """Every event whose bad value reached the root."""
 
+    @property
+    def at(self) -> Event:
+        """The operation that made the value, or the first that read it."""
+        at = self.event if self.leaf is None else self.leaf.consumer
+        assert at is not None
+        return at
+
 
 class Leaves:
     """What the tensors that were there before the replay are: by storage, so that views of them count too."""

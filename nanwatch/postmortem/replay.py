@@ -33,8 +33,8 @@ from nanwatch.probes.flight_recorder import (
     Segment,
     TupleToken,
     follow,
+    leaves_in,
     refs_of,
-    tokens_in,
     version,
 )
 from nanwatch.records import Seen
@@ -62,6 +62,12 @@ class Plan:
     @property
     def batch_size(self) -> int | None:
         return batch_size_of(self.calls)
+
+    @property
+    def buffers_before(self) -> dict[Slot, torch.Tensor]:
+        """The buffers as they were before the step, where a copy was taken."""
+        copies = self.segments[-1].buffers if self.segments else ()
+        return {slot: saved for c in copies for slot, saved in c.saved.items()}
 
 
 @dataclass
@@ -125,7 +131,7 @@ def _needed_calls(recorder: FlightRecorder, needed: set[int]) -> list[Call]:
 
 def _plan_of(recorder: FlightRecorder, calls: list[Call], roots: list[Ref], seeds: list[torch.Tensor | None]) -> Plan:
     made = Plan(calls, roots, seeds, [s for s in recorder.segments() if s.calls or s.buffers])
-    made.changed_in_place = [_label(c) for c in calls for leaf in _leaves(c) if version(leaf.tensor) != leaf.version]
+    made.changed_in_place = [_label(c) for c in calls for leaf in leaves_in(c) if version(leaf.tensor) != leaf.version]
     return made
 
 
@@ -175,7 +181,7 @@ def batch_size_of(calls: Sequence[Call]) -> int | None:
 
 def leaves_of(call: Call) -> list[torch.Tensor]:
     """The tensors that a call got from outside of the recorded program."""
-    return [leaf.tensor for leaf in _leaves(call)]
+    return [leaf.tensor for leaf in leaves_in(call)]
 
 
 def changed(outcome: Outcome, seen: Seen, names: tuple[str, ...]) -> str | None:
@@ -307,9 +313,7 @@ def _stand_in_buffers(made: Plan, modules: Iterable[nn.Module]) -> None:
 
     Copies, because a graph that the program still holds may have saved a buffer: its version must not move.
     """
-    before: dict[Slot, torch.Tensor] = {}
-    for copies in made.segments[-1].buffers if made.segments else ():
-        before.update(copies.saved)
+    before = made.buffers_before
     for module in modules:
         for name, buffer in module._buffers.items():
             if buffer is not None:
@@ -331,10 +335,6 @@ def _ambient(ambient: Ambient) -> Iterator[None]:
 
 
 # --- reading a recorded call ---
-
-
-def _leaves(call: Call) -> list[Leaf]:
-    return [t for t in tokens_in((call.args, call.kwargs)) if isinstance(t, Leaf)]
 
 
 def _mutates_one_of(call: Call, needed: set[int], by_index: Mapping[int, Call]) -> bool:

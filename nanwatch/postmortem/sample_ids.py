@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from nanwatch.postmortem.replay import batch_size_of, resolve
-from nanwatch.probes.flight_recorder import Call, FlightRecorder, Leaf, Ref, refs_of, tokens_in
+from nanwatch.probes.flight_recorder import Call, FlightRecorder, Ref, leaves_in, refs_of
 from nanwatch.probes.samples import SampleProbe
 
 log = logging.getLogger("nanwatch")
@@ -45,7 +45,7 @@ class SampleIds:
         todo, seen = list(calls), {c.index for c in calls}
         while todo:
             call = todo.pop()
-            leaves = [t for t in tokens_in((call.args, call.kwargs)) if isinstance(t, Leaf)]
+            leaves = leaves_in(call)
             found += [leaf.tensor for leaf in leaves]
             makers = {leaf.maker[0] for leaf in leaves if leaf.maker is not None} | set(refs_of(call))
             new = [recorded[i] for i in makers - seen if i in recorded]

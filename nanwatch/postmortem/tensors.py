@@ -64,7 +64,7 @@ def bad_rows(tensor: torch.Tensor, batch_size: int | None, *, exact: bool = Fals
         return ()
     if exact and value.shape[0] != batch_size:
         return ()
-    rows = _bad(value.reshape(batch_size, -1)).any(1).nonzero().flatten().tolist()
+    rows = bad_elements(value.reshape(batch_size, -1)).any(1).nonzero().flatten().tolist()
     return tuple(rows) if len(rows) < batch_size else ()
 
 
@@ -72,7 +72,7 @@ def first_bad(tensor: torch.Tensor) -> tuple[int, ...] | None:
     """Index of the first bad element (NaN before infinite); None where there is none or the layout has no index."""
     if tensor.layout != torch.strided or _values(tensor) is None:
         return None
-    bad = _bad(tensor.detach())
+    bad = bad_elements(tensor.detach())
     if not bool(bad.any()):
         return None
     flat = int(bad.reshape(-1).to(torch.uint8).argmax())
@@ -101,7 +101,7 @@ def bad_columns(tensor: torch.Tensor, limit: int = 8) -> tuple[int, ...]:
     value = _values(tensor)
     if value is None or value.dim() < 2 or tensor.layout != torch.strided or tensor.is_complex():
         return ()
-    columns = _bad(value).reshape(-1, value.shape[-1]).any(0).nonzero().flatten().tolist()
+    columns = bad_elements(value).reshape(-1, value.shape[-1]).any(0).nonzero().flatten().tolist()
     return tuple(columns) if len(columns) <= limit and len(columns) < value.shape[-1] else ()
 
 
@@ -129,7 +129,14 @@ def nonfinite_among(tensors: Mapping[str, torch.Tensor]) -> set[str]:
     return {names[i] for names in by_device.values() for i in which_nonfinite([tensors[n] for n in names])}
 
 
-def _bad(value: torch.Tensor) -> torch.Tensor:
+def absmax(*tensors: torch.Tensor) -> float:
+    """The largest absolute value of the finite elements; 0 where there are none."""
+    summaries = [summarize("", t) for t in tensors]
+    return max((abs(v) for s in summaries for v in (s.min, s.max) if v is not None), default=0.0)
+
+
+def bad_elements(value: torch.Tensor) -> torch.Tensor:
+    """NaN where there are any, else infinities: beside a NaN an infinity may be meant."""
     nan = torch.isnan(value)
     return nan if bool(nan.any()) else torch.isinf(value)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from types import CodeType
 from typing import Any
@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nanwatch.postmortem.closeup import NOTHING, Closeup, look
-from nanwatch.postmortem.collectives import names_collective
-from nanwatch.postmortem.tensors import State, bad_rows, element_at, first_bad, state_of, summarize
+from nanwatch.postmortem.collectives import is_for_dtensor, names_collective
+from nanwatch.postmortem.tensors import State, absmax, bad_rows, element_at, first_bad, state_of, summarize
 from nanwatch.probes.flight_recorder import Call, Stack
 from nanwatch.probes.outside import is_user_code
 from nanwatch.probes.torch_names import next_sequence_number
@@ -125,7 +125,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if any(t.__name__ == "DTensor" for t in types):
+        if is_for_dtensor(types):
             return NotImplemented
         seen = self.before(func, args, kwargs)
         try:
@@ -180,6 +180,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The optimizer step at which the event happened in the training."""
         return next((step for first, step in reversed(self.steps) if first <= event.index), None)
 
+    def makers_of(self, tensors: Iterable[torch.Tensor]) -> list[Event]:
+        """The operations that made the tensors, those that are not finite, each once and in order of execution."""
+        makers = {m.index: m for t in tensors if (m := self.maker_of(t)) is not None and m.value != "finite"}
+        return [makers[i] for i in sorted(makers)]
+
     def maker_of(self, tensor: torch.Tensor) -> Event | None:
         """The last operation that wrote into the tensor's storage."""
         index = self._maker(tensor)
@@ -203,7 +208,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             sources=sources,
             value=value,
             carried=max((value, *(s.state for s in sources if s.carried)), key=_WORSE.index),
-            absmax=_absmax(outputs),
+            absmax=absmax(*outputs),
             unwritten=op in _UNWRITTEN,
             pointwise=torch.Tag.pointwise in func.tags,
             node=None if node is None else node._sequence_nr(),
@@ -364,16 +369,6 @@ def _running_statistics(op: str, args: Any) -> list[torch.Tensor]:
 
 def _cheap(op: str) -> bool:
     return op in _OVERWRITES or op in _UNWRITTEN
-
-
-def _absmax(outputs: list[torch.Tensor]) -> float:
-    best = 0.0
-    for o in outputs:
-        s = summarize("", o)
-        for v in (s.min, s.max):
-            if v is not None:
-                best = max(best, abs(v))
-    return best
 
 
 def _has_nonfinite_scalar(args: Any, kwargs: Any) -> bool:

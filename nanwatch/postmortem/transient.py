@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from nanwatch.postmortem.findings import Findings
-from nanwatch.postmortem.hardware import counted_errors, describe_hardware
+from nanwatch.postmortem.hardware import counted_errors
 from nanwatch.postmortem.replay import Outcome
 from nanwatch.postmortem.tensors import state_of
 from nanwatch.records import Cause
@@ -21,11 +24,11 @@ FIX = (
 )
 
 
-def transient_cause(findings: Findings) -> Cause:
+def transient_cause(findings: Findings, hardware: Mapping[str, Any]) -> Cause:
     """The cause of a fault that two replays did not show."""
     error = findings.verdict.error
     why = (WHY,) if error is None else (WHY, error)
-    errors = counted_errors(describe_hardware(ask_devices=True)) if findings.repeats_on_cpu else 0
+    errors = counted_errors(hardware) if findings.repeats_on_cpu else 0
     if errors:
         # Without a count of errors a counter of the program's own looks just the same.
         more = "two replays on the CPU agree with each other bit for bit, and both are finite"

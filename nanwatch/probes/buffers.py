@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 
@@ -67,21 +67,28 @@ def _may_move(buffer: torch.Tensor) -> bool:
 class BufferCheck:
     """Which buffers have become non-finite since the last look. Those that hold infinity on purpose never are."""
 
-    def __init__(self, placed: Callable[[], Mapping[str, tuple[Slot, torch.Tensor]]]) -> None:
+    def __init__(
+        self,
+        models: Callable[[], Iterable[torch.nn.Module]],
+        placed: Callable[[], Mapping[str, tuple[Slot, torch.Tensor]]],
+    ) -> None:
+        self._models = models
         self._placed = placed
-        self._seen: dict[str, tuple[torch.Tensor, int, bool]] = {}
-        """Name -> the tensor, its version, and whether it was finite."""
+        self._seen: dict[Slot, tuple[torch.Tensor, int, bool]] = {}
+        """The tensor, its version, and whether it was finite."""
 
     def newly_bad(self) -> dict[str, torch.Tensor]:
         """The buffers that were finite and are not any more. Cost: one read of those that have changed."""
-        changed: dict[str, torch.Tensor] = {}
-        for name, (_, buffer) in self._placed().items():
-            seen = self._seen.get(name)
-            if seen is None or seen[0] is not buffer or seen[1] != buffer._version or _may_move(buffer):
-                changed[name] = buffer
-        looked_at = {n: b for n, b in changed.items() if b.is_floating_point() and b.layout == torch.strided}
-        bad = {list(looked_at)[i] for i in which_nonfinite(list(looked_at.values()))} if looked_at else set()
-        out = {name: looked_at[name] for name in sorted(bad) if name in self._seen and self._seen[name][2]}
-        for name, buffer in changed.items():
-            self._seen[name] = (buffer, buffer._version, name not in bad)
-        return out
+        changed: dict[Slot, torch.Tensor] = {}
+        for model in self._models():
+            for owner, name, buffer in slots(model):
+                seen = self._seen.get((id(owner), name))
+                if seen is None or seen[0] is not buffer or seen[1] != buffer._version or _may_move(buffer):
+                    changed[id(owner), name] = buffer
+        looked_at = [(slot, b) for slot, b in changed.items() if b.is_floating_point()]
+        bad = {looked_at[i][0] for i in which_nonfinite([b for _, b in looked_at])} if looked_at else set()
+        new = {slot for slot in bad if slot in self._seen and self._seen[slot][2]}
+        for slot, buffer in changed.items():
+            self._seen[slot] = (buffer, buffer._version, slot not in bad)
+        # Names cost a walk through all modules, so they are made only for what has gone bad.
+        return {name: b for name, (slot, b) in sorted(self._placed().items()) if slot in new} if new else {}

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from nanwatch.probes.ambient import Surroundings, mentions_python_rng
-from nanwatch.probes.flight_recorder import Call, FlightRecorder, Leaf, tokens_in, version
+from nanwatch.probes.flight_recorder import Call, FlightRecorder, leaves_in, version
 from nanwatch.probes.live_slot import LiveSlot
 from nanwatch.probes.outside import OutsideRecorder, user_stack
 from nanwatch.probes.owner import Owner
@@ -185,7 +185,7 @@ class EntryProbe:
             rng=self._surroundings.rng(),
         )
         if id(module) in self._overwrites:
-            for leaf in _leaves(self._pending):
+            for leaf in leaves_in(self._pending):
                 self._recorder.keep_copy(leaf)
         self._live.entered(self._pending)
 
@@ -203,14 +203,10 @@ class EntryProbe:
         elif call is not None and self._recorder.add(call):
             self._recorder.made(call, output)
             self._rearm = True
-        if call is not None and any(version(leaf.tensor) != leaf.version for leaf in _leaves(call)):
+        if call is not None and any(version(leaf.tensor) != leaf.version for leaf in leaves_in(call)):
             self._overwrites.add(id(module))
         if self._rearm:
             self._outside.arm()
-
-
-def _leaves(call: Call) -> list[Leaf]:
-    return [t for t in tokens_in((call.args, call.kwargs)) if isinstance(t, Leaf)]
 
 
 def outside_of_compiled(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -188,8 +188,8 @@ class FlightRecorder:
         original = leaf.tensor
         copy = original.detach().clone().requires_grad_(original.requires_grad)
         # What has read it before in this segment has read the same values.
-        readers = (t for c in self.current.calls[-LOOK_BACK:] for t in tokens_in((c.args, c.kwargs)))
-        same = [t for t in readers if isinstance(t, Leaf) and t.tensor is original and t.version == leaf.version]
+        readers = (t for c in self.current.calls[-LOOK_BACK:] for t in leaves_in(c))
+        same = [t for t in readers if t.tensor is original and t.version == leaf.version]
         for token in (leaf, *same):
             token.tensor, token.version = copy, version(copy)
 
@@ -353,6 +353,11 @@ def tokens_in(value: Any) -> Iterator[Leaf | Ref]:
     elif type(value) is dict:
         for v in value.values():
             yield from tokens_in(v)
+
+
+def leaves_in(call: Call) -> list[Leaf]:
+    """The tensors that a call starts from."""
+    return [t for t in tokens_in((call.args, call.kwargs)) if isinstance(t, Leaf)]
 
 
 def refs_of(call: Call) -> list[int]:

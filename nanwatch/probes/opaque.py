@@ -112,14 +112,18 @@ class OpaqueProbe:
     # --- a region that may hold the model, with other parameters than its own or per sample ---
 
     def _region(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or self.paused or self._outside.busy or inside_transform():
-            return original(*args, **kwargs)
-        if torch._C._current_graph_task_id() != -1 or not self._owner.claim() or not self._enter_opaque():
+        if torch.compiler.is_compiling() or self.paused or not self._may_begin():
             return original(*args, **kwargs)
         armed = self._outside.armed
         self._outside.disarm()
         call = self._before_region(original, args, kwargs, sys._getframe(2))
         return self._run_covered(call, lambda: original(*args, **kwargs), arm=armed or torch.is_grad_enabled())
+
+    def _may_begin(self) -> bool:
+        """Whether a region that begins now is the training's own, and not a part of another call."""
+        if self._outside.busy or inside_transform() or torch._C._current_graph_task_id() != -1:
+            return False
+        return self._owner.claim() and self._enter_opaque()
 
     def _begin_region(self, function: Callable[..., Any], args: Any, kwargs: Any, frame: FrameType) -> Call:
         self._recorder.begin_entry(trains=torch.is_grad_enabled())
@@ -169,9 +173,7 @@ class OpaqueProbe:
         return sys.modules[_COMPILER].__file__
 
     def _on_enter(self, frame: FrameType) -> None:
-        if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1 or torch.compiler.is_compiling():
-            return
-        if inside_transform() or self._outside.busy or not self._owner.claim() or not self._enter_opaque():
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not self._may_begin():
             return
         local = frame.f_locals
         self.running = frame

@@ -79,7 +79,7 @@ class Tripwire:
         self.unfinished = Unfinished(recorder, self._many_skipped, live.drop)
         recorder.listener = self.unfinished
         self._updates = UpdateCheck(watched)
-        self._buffers = BufferCheck(watched.placed_buffers)
+        self._buffers = BufferCheck(watched.models.values, watched.placed_buffers)
         self._rank = rank
         self._start_step = start_step
         self._emit = emit
@@ -107,7 +107,7 @@ class Tripwire:
     def before_backward(self, call: BackwardCall) -> None:
         if self._hooks.installed and not self._onset.open:
             # The optimizer steps inside of this backward: afterwards the parameters are not what the loss came from.
-            backward = BackwardCall(tuple(self._unscaled(r) for r in call.tensors), call.seeds, call.gradients)
+            backward = self._unscaled(call)
             loss = value_of(backward.tensors)
             if not math.isfinite(loss):
                 self._onset.seen(self._trip_for(loss_seen(loss), backward, loss))
@@ -120,7 +120,7 @@ class Tripwire:
     def backward_raised(self, call: BackwardCall, error: BaseException) -> None:
         """The program's own anomaly mode stops at a NaN that we would have reported a moment later."""
         self.in_backward = False
-        backward = BackwardCall(tuple(self._unscaled(r) for r in call.tensors), call.seeds, call.gradients)
+        backward = self._unscaled(call)
         loss = value_of(backward.tensors)
         bad_loss = not math.isfinite(loss)
         try:
@@ -138,7 +138,7 @@ class Tripwire:
         self.in_backward = False
         self._notice_step_by_hand()
         step = self._step
-        backward = BackwardCall(tuple(self._unscaled(r) for r in call.tensors), call.seeds, call.gradients)
+        backward = self._unscaled(call)
         if not self._recorder.current.calls:
             self._on_unrecorded()
             # A second loss without a forward of its own: from now on its code is recorded as well.
@@ -228,9 +228,10 @@ class Tripwire:
             self._complete(None)
         self._versions = versions
 
-    def _unscaled(self, root: torch.Tensor) -> torch.Tensor:
-        unscaled = self._scaling.unscaled(root)
-        return root if unscaled is None else unscaled
+    def _unscaled(self, call: BackwardCall) -> BackwardCall:
+        """The call, from the loss as it was before GradScaler multiplied it."""
+        roots = tuple(r if (u := self._scaling.unscaled(r)) is None else u for r in call.tensors)
+        return BackwardCall(roots, call.seeds, call.gradients)
 
     def _gradients(self, call: BackwardCall) -> list[torch.Tensor | None]:
         if self._recorder.step % REFRESH_EVERY == 0:

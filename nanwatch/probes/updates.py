@@ -6,7 +6,8 @@ clipping), and the step itself may make a parameter non-finite.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from itertools import islice
 
 import torch
 from torch.optim.optimizer import Optimizer
@@ -37,11 +38,11 @@ class UpdateCheck:
 
     def measured(self) -> None:
         """The gradients as they are now have been looked at."""
-        self._measured = _versions(self._watched.parameters, all_of_them=True)
+        self._measured = _versions(self._watched.parameters)
 
     def has_new_gradients(self) -> bool:
         """Whether the backward that has just ended has given a watched parameter a gradient."""
-        now = _versions(self._watched.parameters)
+        now = _versions(self._watched.parameters[:LOOKS_AT])
         return any(self._measured.get(key) != v for key, v in now.items())
 
     def gradients_by_hand(self, optimizer: Optimizer, *, by_torch: bool) -> list[torch.Tensor | None]:
@@ -49,20 +50,24 @@ class UpdateCheck:
 
         `by_torch`: clipping or GradScaler has changed them in this step, which is no reason to look again.
         """
-        mine = {id(p) for g in optimizer.param_groups for p in g["params"]}
-        now = _versions([p for p in self._watched.parameters if id(p) in mine])
+        now = _versions(self._some_of(optimizer))
         replaced = not now.keys() <= self._measured.keys()
         changed = not by_torch and any(self._measured.get(key) != v for key, v in now.items())
         self.spoils |= changed or replaced
         if not (replaced or changed):
             return []
         self._measured |= now
+        mine = _ids(optimizer)
         return [p.grad if id(p) in mine else None for p in self._watched.parameters]
+
+    def _some_of(self, optimizer: Optimizer) -> list[torch.nn.Parameter]:
+        """The first watched parameters of an optimizer."""
+        mine = _ids(optimizer)
+        return list(islice((p for p in self._watched.parameters if id(p) in mine), LOOKS_AT))
 
     def look_for_hands(self, optimizer: Optimizer) -> None:
         """Whether gradients were replaced inside of the step (in its closure): then what does so is recorded."""
-        mine = {id(p) for g in optimizer.param_groups for p in g["params"]}
-        now = _versions([p for p in self._watched.parameters if id(p) in mine])
+        now = _versions(self._some_of(optimizer))
         self.spoils |= not now.keys() <= self._measured.keys()
 
     @staticmethod
@@ -83,6 +88,10 @@ class UpdateCheck:
         return {names[id(p)]: p for p in bad}
 
 
-def _versions(parameters: Sequence[torch.nn.Parameter], *, all_of_them: bool = False) -> dict[int, int]:
-    looked_at = parameters if all_of_them else parameters[:LOOKS_AT]
-    return {id(p.grad): version(p.grad) for p in looked_at if p.grad is not None}
+def _ids(optimizer: Optimizer) -> set[int]:
+    return {id(p) for g in optimizer.param_groups for p in g["params"]}
+
+
+def _versions(parameters: Iterable[torch.nn.Parameter]) -> dict[int, int]:
+    """Id of a gradient -> its version."""
+    return {id(g): version(g) for p in parameters if (g := p.grad) is not None}
